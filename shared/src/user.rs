@@ -1,0 +1,87 @@
+//! Who is calling.
+//!
+//! A [`User`] is proof of identity: only `auth` makes one in Production, and in Local mode there is
+//! exactly one.
+
+/// A person's id, compared byte for byte: never trimmed, lower-cased or normalised.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UserId(String);
+
+/// Not a Clerk user id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a user id: expected user_ and 8 to 64 letters or digits")]
+pub struct InvalidUserId;
+
+impl UserId {
+    /// A Clerk subject: `^user_[A-Za-z0-9]{8,64}$`.
+    ///
+    /// # Errors
+    /// [`InvalidUserId`] for anything else, such as a separator that could reach another row.
+    pub fn clerk(sub: &str) -> Result<Self, InvalidUserId> {
+        let tail = sub.strip_prefix("user_").ok_or(InvalidUserId)?;
+        let fits =
+            (8..=64).contains(&tail.len()) && tail.bytes().all(|b| b.is_ascii_alphanumeric());
+        fits.then(|| Self(sub.to_owned())).ok_or(InvalidUserId)
+    }
+
+    /// The id as stored and as bound into the encryption context.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An authenticated person; nothing is read or written without one.
+#[derive(Debug, Clone)]
+pub struct User {
+    id: UserId,
+}
+
+impl User {
+    /// Made from a verified token's subject.
+    pub(crate) fn verified(id: UserId) -> Self {
+        Self { id }
+    }
+
+    /// The one developer of Local mode.
+    pub(crate) fn local() -> Self {
+        Self {
+            id: UserId("local".to_owned()),
+        }
+    }
+
+    /// Whose rows may be touched.
+    #[must_use]
+    pub fn id(&self) -> &UserId {
+        &self.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_clerk_subjects_are_user_ids() {
+        assert!(UserId::clerk("user_2abcDEF9").is_ok());
+        assert!(UserId::clerk(&format!("user_{}", "a".repeat(64))).is_ok());
+        for sub in [
+            "",
+            "user_",
+            "User_2abcDEF9",
+            "user_2abcDEF9 ",
+            "user_2abc#KEY9",
+            "local",
+            "user_2abcDEF9\n",
+            "user_2abcDEFé",
+            "org_2abcDEF9",
+        ] {
+            assert_eq!(UserId::clerk(sub), Err(InvalidUserId), "{sub:?}");
+        }
+        assert_eq!(UserId::clerk("user_2abcDEF"), Err(InvalidUserId));
+        assert_eq!(
+            UserId::clerk(&format!("user_{}", "a".repeat(65))),
+            Err(InvalidUserId)
+        );
+    }
+}
