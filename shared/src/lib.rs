@@ -9,6 +9,9 @@
 pub mod api_key;
 pub mod auth;
 pub mod config;
+pub mod key_table;
 pub mod mode;
 pub mod provider;
+pub mod sealing;
 pub mod user;
+pub mod user_api_keys;

@@ -1,0 +1,364 @@
+//! The key rows in DynamoDB.
+//!
+//! Authority is a type: [`KeyWriter`] saves and deletes, [`KeyReader`] reads one sealed row,
+//! [`KeyLister`] reads records without ciphertext. Knows rows; must not know plaintext.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::Blob,
+    types::{AttributeValue, ReturnValue},
+};
+use serde::Deserialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    config::KeyArn,
+    provider::Provider,
+    sealing::{CONTEXT_VERSION, FORMAT, Sealed},
+    user::User,
+};
+
+/// What a list may read: everything but the ciphertext and the KMS key.
+const RECORD: &str = "sk, kid, ver, hint, #status, enabled, expires_at, description, created_at, \
+                      updated_at, checked_at, last_used_at";
+
+/// Why the table did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Throttled, timed out or failed after retries.
+    #[error("DynamoDB is temporarily unavailable ({0})")]
+    Unavailable(String),
+    /// A row that does not have its shape. An alarm.
+    #[error("corrupt row: {0}")]
+    Corrupt(&'static str),
+    /// A time that cannot be written down.
+    #[error("time cannot be formatted")]
+    Time(#[from] time::error::Format),
+}
+
+/// Whether a key is known to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The provider accepted it.
+    Active,
+    /// Nobody has asked the provider, or it did not answer.
+    Unverified,
+    /// The provider refused it.
+    Invalid,
+}
+
+impl Status {
+    /// As stored and as shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Unverified => "unverified",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// A key's record, as a list shows it. Times are RFC 3339 in UTC.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Record {
+    sk: String,
+    /// The key's own id (ULID).
+    pub kid: String,
+    /// Number of saves by the user.
+    pub ver: u64,
+    /// Last four characters, or empty.
+    pub hint: String,
+    /// Whether it is known to work.
+    pub status: Status,
+    /// A paused key is not opened.
+    pub enabled: bool,
+    /// It is not opened from this time on.
+    pub expires_at: Option<String>,
+    /// The person's own words.
+    pub description: Option<String>,
+    /// First save.
+    pub created_at: String,
+    /// Last change by the person.
+    pub updated_at: String,
+    /// Last answer of the provider.
+    pub checked_at: Option<String>,
+    /// Last use, to the day.
+    pub last_used_at: Option<String>,
+}
+
+impl Record {
+    /// Whose key it is; `None` for a provider this version does not know.
+    #[must_use]
+    pub fn provider(&self) -> Option<Provider> {
+        self.sk.strip_prefix("KEY#")?.parse().ok()
+    }
+
+    /// Whether its time is over at `now`; a time that cannot be read counts as over.
+    #[must_use]
+    pub fn expired(&self, now: OffsetDateTime) -> bool {
+        self.expires_at.as_deref().is_some_and(|at| {
+            OffsetDateTime::parse(at, &Rfc3339).map_or(true, |expires_at| expires_at <= now)
+        })
+    }
+}
+
+/// A record together with its sealed key.
+#[derive(Debug, Clone)]
+pub struct SealedRow {
+    /// What a list shows.
+    pub record: Record,
+    /// What `sealing` opens.
+    pub sealed: Sealed,
+}
+
+/// A save: one new version of one key.
+#[derive(Debug)]
+pub struct NewKey<'a> {
+    /// Whose key it is.
+    pub provider: Provider,
+    /// Fresh for every save.
+    pub kid: &'a str,
+    /// The ciphertext, bound to `kid`.
+    pub sealed: Sealed,
+    /// See [`crate::api_key::ApiKey::hint`].
+    pub hint: &'a str,
+    /// The person's own words.
+    pub description: Option<&'a str>,
+    /// When the key stops being opened.
+    pub expires_at: Option<OffsetDateTime>,
+    /// What the provider said.
+    pub status: Status,
+}
+
+/// Where the rows are.
+#[derive(Debug, Clone)]
+struct Table {
+    dynamodb: Client,
+    name: String,
+}
+
+/// Saves and deletes keys.
+#[derive(Debug, Clone)]
+pub struct KeyWriter(Table);
+/// Reads one sealed row.
+#[derive(Debug, Clone)]
+pub struct KeyReader(Table);
+/// Reads records without their ciphertext.
+#[derive(Debug, Clone)]
+pub struct KeyLister(Table);
+
+fn text(value: &str) -> AttributeValue {
+    AttributeValue::S(value.to_owned())
+}
+
+fn partition(user: &User) -> AttributeValue {
+    AttributeValue::S(format!("USER#{}", user.id().as_str()))
+}
+
+fn sort(provider: Provider) -> AttributeValue {
+    AttributeValue::S(format!("KEY#{}", provider.name()))
+}
+
+fn primary_key(user: &User, provider: Provider) -> HashMap<String, AttributeValue> {
+    [("pk", partition(user)), ("sk", sort(provider))]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+}
+
+impl KeyWriter {
+    /// Writes to the table `name`.
+    #[must_use]
+    pub fn new(dynamodb: Client, name: String) -> Self {
+        Self(Table { dynamodb, name })
+    }
+
+    /// One `UpdateItem`: ciphertext, kid, KMS key and hint change together or not at all.
+    /// Returns the version, counted from 1.
+    ///
+    /// # Errors
+    /// [`TableError`]; the old key is whole.
+    pub async fn save(
+        &self,
+        user: &User,
+        new: NewKey<'_>,
+        now: OffsetDateTime,
+    ) -> Result<u64, TableError> {
+        let now = now.format(&Rfc3339)?;
+        let expires_at = new.expires_at.map(|at| at.format(&Rfc3339)).transpose()?;
+        let optional = [
+            ("expires_at", expires_at.as_deref()),
+            ("description", new.description),
+        ];
+        let (set, remove): (Vec<_>, Vec<_>) =
+            optional.into_iter().partition(|(_, value)| value.is_some());
+        let mut expression = "SET fmt=:fmt, ctxv=:ctxv, kid=:kid, ct=:ct, cmk=:cmk, hint=:hint, \
+             #status=:status, enabled=:enabled, updated_at=:now, \
+             created_at=if_not_exists(created_at,:now), \
+             ver=if_not_exists(ver,:zero)+:one, rev=if_not_exists(rev,:zero)+:one"
+            .to_owned();
+        for (name, _) in &set {
+            expression.push_str(&format!(", {name}=:{name}"));
+        }
+        expression.push_str(" REMOVE checked_at, last_used_at, rewrapped_at");
+        for (name, _) in &remove {
+            expression.push_str(&format!(", {name}"));
+        }
+        let number = |n: u8| AttributeValue::N(n.to_string());
+        let mut update = self
+            .0
+            .dynamodb
+            .update_item()
+            .table_name(&self.0.name)
+            .set_key(Some(primary_key(user, new.provider)))
+            .update_expression(expression)
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":fmt", text(FORMAT))
+            .expression_attribute_values(":ctxv", text(CONTEXT_VERSION))
+            .expression_attribute_values(":kid", text(new.kid))
+            .expression_attribute_values(":ct", AttributeValue::B(Blob::new(new.sealed.ciphertext)))
+            .expression_attribute_values(":cmk", text(new.sealed.key_arn.as_str()))
+            .expression_attribute_values(":hint", text(new.hint))
+            .expression_attribute_values(":status", text(new.status.as_str()))
+            .expression_attribute_values(":enabled", AttributeValue::Bool(true))
+            .expression_attribute_values(":now", text(&now))
+            .expression_attribute_values(":zero", number(0))
+            .expression_attribute_values(":one", number(1));
+        for (name, value) in set {
+            update = update
+                .expression_attribute_values(format!(":{name}"), text(value.unwrap_or_default()));
+        }
+        let answer = update
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        answer
+            .attributes()
+            .and_then(|item| item.get("ver")?.as_n().ok()?.parse().ok())
+            .ok_or(TableError::Corrupt("no version"))
+    }
+
+    /// One `DeleteItem`; deleting nothing is fine.
+    ///
+    /// # Errors
+    /// [`TableError`]
+    pub async fn delete(&self, user: &User, provider: Provider) -> Result<(), TableError> {
+        self.0
+            .dynamodb
+            .delete_item()
+            .table_name(&self.0.name)
+            .set_key(Some(primary_key(user, provider)))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        Ok(())
+    }
+}
+
+impl KeyReader {
+    /// Reads from the table `name`.
+    #[must_use]
+    pub fn new(dynamodb: Client, name: String) -> Self {
+        Self(Table { dynamodb, name })
+    }
+
+    /// One strongly consistent `GetItem`.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`] for a row of another format or shape.
+    pub async fn get(
+        &self,
+        user: &User,
+        provider: Provider,
+    ) -> Result<Option<SealedRow>, TableError> {
+        let answer = self
+            .0
+            .dynamodb
+            .get_item()
+            .table_name(&self.0.name)
+            .set_key(Some(primary_key(user, provider)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        answer.item.map(sealed_row).transpose()
+    }
+}
+
+impl KeyLister {
+    /// Reads from the table `name`.
+    #[must_use]
+    pub fn new(dynamodb: Client, name: String) -> Self {
+        Self(Table { dynamodb, name })
+    }
+
+    /// One strongly consistent `Query` whose projection leaves the ciphertext out.
+    ///
+    /// # Errors
+    /// [`TableError`]
+    pub async fn list(&self, user: &User) -> Result<Vec<Record>, TableError> {
+        let answer = self
+            .0
+            .dynamodb
+            .query()
+            .table_name(&self.0.name)
+            .key_condition_expression("pk = :pk AND begins_with(sk, :keys)")
+            .projection_expression(RECORD)
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":pk", partition(user))
+            .expression_attribute_values(":keys", text("KEY#"))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        answer
+            .items
+            .unwrap_or_default()
+            .into_iter()
+            .map(record)
+            .collect()
+    }
+}
+
+fn record(item: HashMap<String, AttributeValue>) -> Result<Record, TableError> {
+    serde_dynamo::from_item(item).map_err(|_| TableError::Corrupt("record"))
+}
+
+fn sealed_row(mut item: HashMap<String, AttributeValue>) -> Result<SealedRow, TableError> {
+    let is = |name: &str, value: &str| {
+        item.get(name)
+            .and_then(|v| v.as_s().ok())
+            .is_some_and(|v| v == value)
+    };
+    if !is("fmt", FORMAT) || !is("ctxv", CONTEXT_VERSION) {
+        return Err(TableError::Corrupt("format"));
+    }
+    let key_arn = item
+        .get("cmk")
+        .and_then(|value| KeyArn::parse(value.as_s().ok()?))
+        .ok_or(TableError::Corrupt("cmk"))?;
+    let Some(AttributeValue::B(ciphertext)) = item.remove("ct") else {
+        return Err(TableError::Corrupt("ct"));
+    };
+    let sealed = Sealed {
+        ciphertext: ciphertext.into_inner(),
+        key_arn,
+    };
+    Ok(SealedRow {
+        record: record(item)?,
+        sealed,
+    })
+}
+
+/// Keeps the code and drops the message, which may name the account.
+fn failure<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TableError {
+    let code = error
+        .as_service_error()
+        .and_then(ProvideErrorMetadata::code);
+    TableError::Unavailable(code.unwrap_or("no answer").to_owned())
+}

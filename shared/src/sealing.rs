@@ -1,0 +1,230 @@
+//! One key, one KMS call, bound to its owner.
+//!
+//! Authority is a type: [`Sealer`] can only encrypt, [`Opener`] only decrypt. The encryption
+//! context is built from the authenticated user and the requested provider, never from the row
+//! being opened, so a ciphertext moved to another row does not open.
+
+use std::collections::HashMap;
+
+use aws_sdk_kms::{Client, error::SdkError, primitives::Blob};
+use secrecy::SecretString;
+
+use crate::{api_key::ApiKey, config::KeyArn, provider::Provider, user::UserId};
+
+/// Tag of the stored form: KMS `Encrypt` of the key itself. Stored for ever; changing it orphans
+/// every row.
+pub const FORMAT: &str = "kms1";
+/// Version of the context's shape; part of what KMS authenticates, so it may never change.
+pub const CONTEXT_VERSION: &str = "1";
+const PURPOSE: &str = "user-api-key";
+
+/// Everything that is bound into a ciphertext besides the stack's name.
+#[derive(Debug, Clone, Copy)]
+pub struct Binding<'a> {
+    /// The authenticated user.
+    pub user: &'a UserId,
+    /// The requested provider.
+    pub provider: Provider,
+    /// The key's own id.
+    pub kid: &'a str,
+}
+
+/// A sealed key, as stored.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    /// What KMS returned.
+    pub ciphertext: Vec<u8>,
+    /// ARN of the KMS key it was sealed under.
+    pub key_arn: KeyArn,
+}
+
+/// Why KMS did not do what was asked. The text is for the log and holds no key and no ARN.
+#[derive(Debug, thiserror::Error)]
+pub enum SealingError {
+    /// Throttled, timed out or failed after retries; worth trying again.
+    #[error("KMS is temporarily unavailable ({0})")]
+    Unavailable(&'static str),
+    /// Not a ciphertext of this user, provider, key id and stack. An alarm.
+    #[error("ciphertext does not open here ({0})")]
+    DoesNotOpen(&'static str),
+    /// KMS refused the KMS key itself: disabled, denied or gone. An alarm.
+    #[error("KMS refuses the KMS key ({0})")]
+    KeyRefused(&'static str),
+    /// KMS answered with something other than what was asked for.
+    #[error("KMS answered unexpectedly ({0})")]
+    Unexpected(&'static str),
+}
+
+/// The exact encryption context; a drift of one byte closes every stored key.
+fn context(deploy_env: &str, binding: &Binding<'_>) -> HashMap<String, String> {
+    [
+        ("purpose", PURPOSE),
+        ("ctxv", CONTEXT_VERSION),
+        ("env", deploy_env),
+        ("user_id", binding.user.as_str()),
+        ("provider", binding.provider.name()),
+        ("kid", binding.kid),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Can only encrypt.
+#[derive(Clone)]
+pub struct Sealer {
+    kms: Client,
+    key_arn: KeyArn,
+    deploy_env: String,
+}
+
+impl Sealer {
+    /// Seals under `key_arn` for the stack `deploy_env`.
+    #[must_use]
+    pub fn new(kms: Client, key_arn: KeyArn, deploy_env: String) -> Self {
+        Self {
+            kms,
+            key_arn,
+            deploy_env,
+        }
+    }
+
+    /// One `Encrypt` call.
+    ///
+    /// # Errors
+    /// [`SealingError`]; nothing has changed.
+    pub async fn seal(&self, key: &ApiKey, binding: &Binding<'_>) -> Result<Sealed, SealingError> {
+        let answer = self
+            .kms
+            .encrypt()
+            .key_id(self.key_arn.as_str())
+            // EXPOSE: the plaintext KMS encrypts; the SDK keeps it for the call and redacts its Debug.
+            .plaintext(Blob::new(key.expose().as_bytes()))
+            .set_encryption_context(Some(context(&self.deploy_env, binding)))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        if answer.key_id() != Some(self.key_arn.as_str()) {
+            return Err(SealingError::Unexpected("another KMS key answered"));
+        }
+        let ciphertext = answer
+            .ciphertext_blob
+            .ok_or(SealingError::Unexpected("no ciphertext"))?;
+        Ok(Sealed {
+            ciphertext: ciphertext.into_inner(),
+            key_arn: self.key_arn.clone(),
+        })
+    }
+}
+
+/// Can only decrypt, and only under the configured KMS keys.
+#[derive(Clone)]
+pub struct Opener {
+    kms: Client,
+    allowed: Vec<KeyArn>,
+    deploy_env: String,
+}
+
+impl Opener {
+    /// Opens under `allowed` for the stack `deploy_env`.
+    #[must_use]
+    pub fn new(kms: Client, allowed: Vec<KeyArn>, deploy_env: String) -> Self {
+        Self {
+            kms,
+            allowed,
+            deploy_env,
+        }
+    }
+
+    /// One `Decrypt` call.
+    ///
+    /// # Errors
+    /// [`SealingError::DoesNotOpen`] for a ciphertext of anybody or anything else.
+    pub async fn open(
+        &self,
+        sealed: &Sealed,
+        binding: &Binding<'_>,
+    ) -> Result<ApiKey, SealingError> {
+        if !self.allowed.contains(&sealed.key_arn) {
+            return Err(SealingError::DoesNotOpen(
+                "KMS key is not on the configured list",
+            ));
+        }
+        let answer = self
+            .kms
+            .decrypt()
+            .key_id(sealed.key_arn.as_str())
+            .ciphertext_blob(Blob::new(sealed.ciphertext.as_slice()))
+            .set_encryption_context(Some(context(&self.deploy_env, binding)))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        if answer.key_id() != Some(sealed.key_arn.as_str()) {
+            return Err(SealingError::Unexpected("another KMS key answered"));
+        }
+        let plaintext = answer
+            .plaintext
+            .ok_or(SealingError::Unexpected("no plaintext"))?;
+        let text = String::from_utf8(plaintext.into_inner()).map_err(|error| {
+            drop(zeroize::Zeroizing::new(error.into_bytes()));
+            SealingError::DoesNotOpen("not text")
+        })?;
+        ApiKey::parse(SecretString::from(text)).map_err(|_| SealingError::DoesNotOpen("not a key"))
+    }
+}
+
+/// Sorts KMS failures by their code alone; messages may name ARNs and are dropped.
+fn failure<E: aws_sdk_kms::error::ProvideErrorMetadata>(error: &SdkError<E>) -> SealingError {
+    let Some(service) = error.as_service_error() else {
+        return SealingError::Unavailable("no answer");
+    };
+    match service.code() {
+        Some("InvalidCiphertextException") => SealingError::DoesNotOpen("invalid ciphertext"),
+        Some("IncorrectKeyException") => SealingError::DoesNotOpen("incorrect KMS key"),
+        Some("DisabledException") => SealingError::KeyRefused("disabled"),
+        Some("NotFoundException") => SealingError::KeyRefused("not found"),
+        Some("AccessDeniedException") => SealingError::KeyRefused("access denied"),
+        Some("InvalidKeyUsageException") => SealingError::KeyRefused("wrong usage"),
+        Some("KMSInvalidStateException" | "KeyUnavailableException") => {
+            SealingError::KeyRefused("wrong state")
+        }
+        Some("ThrottlingException" | "LimitExceededException") => {
+            SealingError::Unavailable("throttled")
+        }
+        Some("DependencyTimeoutException" | "KMSInternalException") => {
+            SealingError::Unavailable("KMS failed")
+        }
+        _ => SealingError::Unavailable("unrecognised failure"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_encryption_context_is_exactly_these_six_pairs() {
+        let user = UserId::clerk("user_2abcDEF9").unwrap();
+        let binding = Binding {
+            user: &user,
+            provider: Provider::Gemini,
+            kid: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        };
+        let mut pairs: Vec<_> = context("prod", &binding).into_iter().collect();
+        pairs.sort();
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        assert_eq!(
+            pairs,
+            [
+                ("ctxv", "1"),
+                ("env", "prod"),
+                ("kid", "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+                ("provider", "gemini"),
+                ("purpose", "user-api-key"),
+                ("user_id", "user_2abcDEF9"),
+            ]
+        );
+    }
+}
