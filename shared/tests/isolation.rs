@@ -1,0 +1,199 @@
+//! Whose key opens for whom, against real DynamoDB and KMS APIs.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use embedded::Embedded;
+use lambda_http::http::HeaderMap;
+use secrecy::SecretString;
+use time::OffsetDateTime;
+use user_api_keys::{
+    api_key::ApiKey,
+    auth::Auth,
+    config::{Clerk, KeyArn},
+    key_table::{KeyLister, KeyReader, KeyWriter, NewKey, Status},
+    provider::Provider,
+    sealing::{Binding, Opener, Sealer, SealingError},
+    user::User,
+    user_api_keys::{KeyError, UserApiKeys},
+};
+
+const KEY_A: &str = "AQ.canary-key-of-person-a-1111";
+const KEY_B: &str = "AQ.canary-key-of-person-b-2222";
+
+struct Stack {
+    services: Embedded,
+    sealer: Sealer,
+    opener: Opener,
+    writer: KeyWriter,
+    reader: KeyReader,
+    lister: KeyLister,
+    auth: Auth,
+}
+
+async fn stack() -> Stack {
+    let services = Embedded::in_memory().await.unwrap();
+    let arn = KeyArn::parse(&services.kms_key_arn).unwrap();
+    let clerk = Clerk {
+        jwt_key: include_str!("keys/clerk-test.pub.pem").to_owned(),
+        issuer: "https://clerk.test".to_owned(),
+        authorized_parties: vec!["https://app.test".to_owned()],
+    };
+    Stack {
+        sealer: Sealer::new(services.kms.clone(), arn.clone(), "test".to_owned()),
+        opener: Opener::new(services.kms.clone(), vec![arn], "test".to_owned()),
+        writer: KeyWriter::new(services.dynamodb.clone(), services.table_name.clone()),
+        reader: KeyReader::new(services.dynamodb.clone(), services.table_name.clone()),
+        lister: KeyLister::new(services.dynamodb.clone(), services.table_name.clone()),
+        auth: Auth::new(Some(&clerk)).unwrap(),
+        services,
+    }
+}
+
+impl Stack {
+    fn user(&self, sub: &str) -> User {
+        let now = jsonwebtoken::get_current_timestamp();
+        let claims = serde_json::json!({"sub": sub, "iss": "https://clerk.test",
+            "azp": "https://app.test", "iat": now, "nbf": now, "exp": now + 60});
+        let key =
+            jsonwebtoken::EncodingKey::from_rsa_pem(include_bytes!("keys/clerk-test.pem")).unwrap();
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        self.auth.user(&headers).unwrap()
+    }
+
+    async fn save(&self, user: &User, provider: Provider, text: &str) -> u64 {
+        let key = ApiKey::parse(SecretString::from(text)).ok().unwrap();
+        let kid = ulid::Ulid::new().to_string();
+        let binding = Binding {
+            user: user.id(),
+            provider,
+            kid: &kid,
+        };
+        let sealed = self.sealer.seal(&key, &binding).await.unwrap();
+        let new = NewKey {
+            provider,
+            kid: &kid,
+            sealed,
+            hint: &key.hint(),
+            description: None,
+            expires_at: None,
+            status: Status::Unverified,
+        };
+        self.writer
+            .save(user, new, OffsetDateTime::now_utc())
+            .await
+            .unwrap()
+    }
+
+    async fn open(&self, user: &User, provider: Provider) -> Result<String, KeyError> {
+        let opened = UserApiKeys::of(user, &self.reader, &self.opener)
+            .get(provider, OffsetDateTime::now_utc())
+            .await?;
+        // EXPOSE: the test compares it with what was saved.
+        Ok(opened.key.expose().to_owned())
+    }
+
+    async fn items(&self) -> Vec<std::collections::HashMap<String, AttributeValue>> {
+        let scan = self
+            .services
+            .dynamodb
+            .scan()
+            .table_name(&self.services.table_name);
+        scan.send().await.unwrap().items.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn each_person_opens_their_own_key_and_no_other() {
+    let stack = stack().await;
+    let (a, b) = (stack.user("user_aaaaaaaa"), stack.user("user_bbbbbbbb"));
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    assert!(matches!(
+        stack.open(&b, Provider::Gemini).await,
+        Err(KeyError::Missing(_))
+    ));
+    stack.save(&b, Provider::Gemini, KEY_B).await;
+    assert_eq!(stack.open(&a, Provider::Gemini).await.unwrap(), KEY_A);
+    assert_eq!(stack.open(&b, Provider::Gemini).await.unwrap(), KEY_B);
+}
+
+#[tokio::test]
+async fn a_row_moved_to_another_user_does_not_open() {
+    let stack = stack().await;
+    let (a, b) = (stack.user("user_aaaaaaaa"), stack.user("user_bbbbbbbb"));
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    let mut row = stack.items().await.remove(0);
+    row.insert(
+        "pk".to_owned(),
+        AttributeValue::S("USER#user_bbbbbbbb".to_owned()),
+    );
+    let put = stack
+        .services
+        .dynamodb
+        .put_item()
+        .table_name(&stack.services.table_name);
+    put.set_item(Some(row)).send().await.unwrap();
+    assert!(matches!(
+        stack.open(&b, Provider::Gemini).await,
+        Err(KeyError::Sealing(SealingError::DoesNotOpen(_)))
+    ));
+    assert_eq!(stack.open(&a, Provider::Gemini).await.unwrap(), KEY_A);
+}
+
+#[tokio::test]
+async fn a_row_moved_to_another_provider_does_not_open() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    let mut row = stack.items().await.remove(0);
+    row.insert("sk".to_owned(), AttributeValue::S("KEY#exa".to_owned()));
+    let put = stack
+        .services
+        .dynamodb
+        .put_item()
+        .table_name(&stack.services.table_name);
+    put.set_item(Some(row)).send().await.unwrap();
+    assert!(matches!(
+        stack.open(&a, Provider::Exa).await,
+        Err(KeyError::Sealing(SealingError::DoesNotOpen(_)))
+    ));
+}
+
+#[tokio::test]
+async fn the_raw_table_holds_no_key_in_clear() {
+    let stack = stack().await;
+    stack
+        .save(&stack.user("user_aaaaaaaa"), Provider::Gemini, KEY_A)
+        .await;
+    for value in stack.items().await.iter().flat_map(|item| item.values()) {
+        let bytes = match value {
+            AttributeValue::B(blob) => blob.as_ref().to_vec(),
+            other => format!("{other:?}").into_bytes(),
+        };
+        let found = bytes
+            .windows(KEY_A.len())
+            .any(|window| window == KEY_A.as_bytes());
+        assert!(!found, "a key in clear in the table");
+    }
+}
+
+#[tokio::test]
+async fn a_second_save_counts_a_version_and_a_delete_leaves_nothing() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    assert_eq!(stack.save(&a, Provider::Gemini, KEY_A).await, 1);
+    assert_eq!(stack.save(&a, Provider::Gemini, KEY_B).await, 2);
+    let records = stack.lister.list(&a).await.unwrap();
+    assert_eq!(
+        (records.len(), records[0].hint.as_str(), records[0].ver),
+        (1, "2222", 2)
+    );
+    stack.writer.delete(&a, Provider::Gemini).await.unwrap();
+    stack.writer.delete(&a, Provider::Gemini).await.unwrap();
+    assert!(stack.lister.list(&a).await.unwrap().is_empty());
+    assert!(matches!(
+        stack.open(&a, Provider::Gemini).await,
+        Err(KeyError::Missing(_))
+    ));
+}
