@@ -1,5 +1,7 @@
 //! Whose key opens for whom, against real DynamoDB and KMS APIs.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use embedded::Embedded;
 use lambda_http::http::HeaderMap;
