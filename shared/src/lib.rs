@@ -9,6 +9,7 @@
 pub mod api_key;
 pub mod auth;
 pub mod config;
+pub mod dotenv;
 pub mod key_table;
 pub mod mode;
 pub mod provider;
