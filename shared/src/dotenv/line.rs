@@ -107,10 +107,10 @@ fn assigned_name(line: &str) -> Option<(&str, usize)> {
 /// The value in its quotes, without a trailing comment; a quoted one may span lines.
 fn value_range(text: &str, start: usize, physical_end: usize) -> Range<usize> {
     let rest = &text[start..];
-    if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '\'' | '"')) {
-        if let Some(end) = closing_quote(rest, quote) {
-            return start..start + end;
-        }
+    if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '\'' | '"'))
+        && let Some(end) = closing_quote(rest, quote)
+    {
+        return start..start + end;
     }
     let line = text[start..physical_end].trim_end_matches(['\r', '\n']);
     let value = match line.find(" #").into_iter().chain(line.find("\t#")).min() {
