@@ -3,12 +3,13 @@
 //! The only place that makes a `User`. Identity comes from the `Authorization` header alone: never
 //! from a body, path, query, other header or the gateway's authorizer.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use lambda_http::http::{HeaderMap, header::AUTHORIZATION};
 use serde::Deserialize;
 
 use crate::{
     config::Clerk,
+    mode::Mode,
     user::{User, UserId},
 };
 
@@ -38,7 +39,7 @@ pub enum Unauthorized {
     NoToken,
     /// Signature, header or a standard claim does not hold.
     #[error("token does not verify: {0}")]
-    Token(#[from] jsonwebtoken::errors::Error),
+    Token(&'static str),
     /// Issued for an origin that is not ours.
     #[error("authorized party is not allowed")]
     AuthorizedParty,
@@ -53,15 +54,28 @@ struct Claims {
     azp: Option<String>,
 }
 
+/// Why callers cannot be identified at all; the process does not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthSetupError {
+    /// The PEM does not parse.
+    #[error("CLERK_JWT_KEY is not an RSA public key in PEM form")]
+    JwtKey,
+    /// Nobody could be told apart.
+    #[error("Production needs Clerk's settings")]
+    NoClerk,
+}
+
 impl Auth {
-    /// Local without Clerk settings, a verifier with them.
+    /// A verifier with Clerk settings; without them the local developer, in Local mode only.
     ///
     /// # Errors
-    /// When `CLERK_JWT_KEY` is not an RSA public key in PEM.
-    pub fn new(clerk: Option<&Clerk>) -> Result<Self, jsonwebtoken::errors::Error> {
-        clerk.map_or(Ok(Self::Local), |clerk| {
-            Ok(Self::Clerk(Box::new(Verifier::new(clerk)?)))
-        })
+    /// [`AuthSetupError`]
+    pub fn new(mode: Mode, clerk: Option<&Clerk>) -> Result<Self, AuthSetupError> {
+        match (clerk, mode) {
+            (Some(clerk), _) => Ok(Self::Clerk(Box::new(Verifier::new(clerk)?))),
+            (None, Mode::Local) => Ok(Self::Local),
+            (None, Mode::Production) => Err(AuthSetupError::NoClerk),
+        }
     }
 
     /// Who is calling.
@@ -77,7 +91,7 @@ impl Auth {
 }
 
 impl Verifier {
-    fn new(clerk: &Clerk) -> Result<Self, jsonwebtoken::errors::Error> {
+    fn new(clerk: &Clerk) -> Result<Self, AuthSetupError> {
         let mut validation = Validation::new(Algorithm::RS256);
         validation.leeway = LEEWAY_S;
         validation.validate_nbf = true;
@@ -85,19 +99,35 @@ impl Verifier {
         validation.set_issuer(&[&clerk.issuer]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         Ok(Self {
-            key: DecodingKey::from_rsa_pem(clerk.jwt_key.as_bytes())?,
+            key: DecodingKey::from_rsa_pem(clerk.jwt_key.as_bytes())
+                .map_err(|_| AuthSetupError::JwtKey)?,
             validation,
             authorized_parties: clerk.authorized_parties.clone(),
         })
     }
 
     fn user(&self, token: &str) -> Result<User, Unauthorized> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)?.claims;
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
+            .map_err(|error| Unauthorized::Token(reason(error.kind())))?
+            .claims;
         let party = claims.azp.ok_or(Unauthorized::AuthorizedParty)?;
         if !self.authorized_parties.contains(&party) {
             return Err(Unauthorized::AuthorizedParty);
         }
         Ok(User::verified(UserId::clerk(&claims.sub)?))
+    }
+}
+
+/// The library's own text may repeat what the token says, so only the kind is kept.
+fn reason(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidSignature => "signature",
+        ErrorKind::ExpiredSignature => "expired",
+        ErrorKind::ImmatureSignature => "not yet valid",
+        ErrorKind::InvalidIssuer => "issuer",
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => "algorithm",
+        ErrorKind::MissingRequiredClaim(_) => "a claim is missing",
+        _ => "malformed",
     }
 }
 
@@ -137,7 +167,7 @@ mod tests {
             issuer: ISSUER.to_owned(),
             authorized_parties: vec![ORIGIN.to_owned()],
         };
-        Auth::new(Some(&clerk)).unwrap()
+        Auth::new(Mode::Production, Some(&clerk)).unwrap()
     }
 
     fn claims() -> Value {

@@ -4,7 +4,21 @@
 
 use std::path::PathBuf;
 
-use crate::mode::{LocalModeOnLambda, Mode};
+use secrecy::SecretString;
+use tracing::Level;
+
+use crate::{
+    developer_keys,
+    mode::{LocalModeOnLambda, Mode},
+    provider::Provider,
+};
+
+/// The newest stable Gemini model known.
+const GEMINI_MODEL: &str = "gemini-3.8-flash";
+/// Where the front end's development servers listen.
+const LOCAL_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
+/// Longest model name, in bytes.
+const MODEL_MAX_BYTES: usize = 64;
 
 /// Settings of one process.
 #[derive(Debug, Clone)]
@@ -25,6 +39,16 @@ pub struct Config {
     pub backend_env_file: PathBuf,
     /// `FRONTEND_ENV_FILE`.
     pub frontend_env_file: PathBuf,
+    /// Keys in the process environment; read in Local mode only.
+    pub environment_keys: Vec<(Provider, SecretString)>,
+    /// `ALLOWED_ORIGINS`, comma-separated: front ends that may call.
+    pub allowed_origins: Vec<String>,
+    /// `GEMINI_MODEL`: used when a request names none.
+    pub gemini_model: String,
+    /// `GEMINI_BASE_URL`, …: providers that are somewhere else, outside a real Lambda only.
+    pub base_urls: Vec<(Provider, String)>,
+    /// `LOG_LEVEL`.
+    pub log_level: Level,
 }
 
 /// What a session token must match.
@@ -67,8 +91,8 @@ impl KeyArn {
     }
 }
 
-/// Why a process did not start.
-#[derive(Debug, thiserror::Error)]
+/// Why a process did not start. Its `Debug` is its message, since that is what `main` prints.
+#[derive(thiserror::Error)]
 pub enum ConfigError {
     /// Everything that is missing or wrong, one line each; values are never shown.
     #[error("configuration is incomplete:\n  {}", .0.join("\n  "))]
@@ -76,6 +100,12 @@ pub enum ConfigError {
     /// Local mode where it must not be.
     #[error(transparent)]
     Mode(#[from] LocalModeOnLambda),
+}
+
+impl std::fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 impl Config {
@@ -92,11 +122,14 @@ impl Config {
     /// # Errors
     /// All that is missing or wrong, in one message.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let lambda_function = lookup("AWS_LAMBDA_FUNCTION_NAME");
+        let local_runner = lookup("AWS_SAM_LOCAL").as_deref() == Some("true");
         let mode = Mode::decide(lookup("DEBUG").as_deref(), lookup("DEPLOY_ENV").as_deref())
-            .allowed_here(
-                lookup("AWS_LAMBDA_FUNCTION_NAME").as_deref(),
-                lookup("AWS_SAM_LOCAL").as_deref() == Some("true"),
-            )?;
+            .allowed_here(lambda_function.as_deref(), local_runner)?;
+        let environment_keys = match mode {
+            Mode::Local => developer_keys::from_environment(&lookup),
+            Mode::Production => Vec::new(),
+        };
         let mut reader = Reader {
             lookup,
             wrong: Vec::new(),
@@ -110,6 +143,18 @@ impl Config {
         };
         let backend_env_file = path(reader.optional("BACKEND_ENV_FILE"), "backend/.env");
         let frontend_env_file = path(reader.optional("FRONTEND_ENV_FILE"), "frontend/.env");
+        let origins = match mode {
+            Mode::Local => LOCAL_ORIGINS,
+            Mode::Production => "",
+        };
+        let allowed_origins = comma_list(
+            &reader
+                .optional("ALLOWED_ORIGINS")
+                .unwrap_or_else(|| origins.to_owned()),
+        );
+        let gemini_model = reader.gemini_model();
+        let base_urls = reader.base_urls(lambda_function.is_some() && !local_runner);
+        let log_level = reader.log_level();
         let deploy_env = reader
             .optional("DEPLOY_ENV")
             .unwrap_or_else(|| "local".to_owned());
@@ -123,6 +168,11 @@ impl Config {
                 clerk,
                 backend_env_file,
                 frontend_env_file,
+                environment_keys,
+                allowed_origins,
+                gemini_model,
+                base_urls,
+                log_level,
             }),
             (_, _, wrong) => Err(ConfigError::Incomplete(wrong)),
         }
@@ -170,6 +220,51 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         arn
     }
 
+    fn gemini_model(&mut self) -> String {
+        let model = self
+            .optional("GEMINI_MODEL")
+            .unwrap_or_else(|| GEMINI_MODEL.to_owned());
+        if !is_model_name(&model) {
+            self.wrong.push(
+                "GEMINI_MODEL is not a model's name: small letters, digits, dots and dashes"
+                    .to_owned(),
+            );
+        }
+        model
+    }
+
+    /// Whoever sets these receives people's keys, so a real Lambda refuses them.
+    fn base_urls(&mut self, real_lambda: bool) -> Vec<(Provider, String)> {
+        let mut base_urls = Vec::new();
+        for &provider in Provider::ALL {
+            let name = provider.facts().base_url_env;
+            match self.optional(name) {
+                Some(_) if real_lambda => self.wrong.push(format!(
+                    "{name} is set: a provider cannot be redirected on a real Lambda"
+                )),
+                Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+                    base_urls.push((provider, url.trim_end_matches('/').to_owned()));
+                }
+                Some(_) => self
+                    .wrong
+                    .push(format!("{name} is not an http or https URL")),
+                None => {}
+            }
+        }
+        base_urls
+    }
+
+    fn log_level(&mut self) -> Level {
+        let Some(level) = self.optional("LOG_LEVEL") else {
+            return Level::INFO;
+        };
+        level.parse().unwrap_or_else(|_| {
+            self.wrong
+                .push("LOG_LEVEL is not one of error, warn, info, debug, trace".to_owned());
+            Level::INFO
+        })
+    }
+
     fn clerk(&mut self, mode: Mode) -> Option<Clerk> {
         if mode == Mode::Local && self.optional("CLERK_JWT_KEY").is_none() {
             return None;
@@ -186,6 +281,17 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             authorized_parties: comma_list(&parties?),
         })
     }
+}
+
+/// Whether `name` can be a provider's model: `^[a-z0-9][a-z0-9.-]{0,63}$`. It becomes part of a URL.
+#[must_use]
+pub fn is_model_name(name: &str) -> bool {
+    name.len() <= MODEL_MAX_BYTES
+        && !name.starts_with(['.', '-'])
+        && !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
 }
 
 fn comma_list(text: &str) -> Vec<String> {
@@ -250,6 +356,59 @@ mod tests {
         let mut sam = real.to_vec();
         sam.push(("AWS_SAM_LOCAL", "true"));
         assert!(read(&sam).is_ok());
+    }
+
+    #[test]
+    fn a_provider_cannot_be_redirected_on_a_real_lambda() {
+        let mut settings = vec![
+            ("TABLE_NAME", "t"),
+            ("KMS_KEY_ARN", ARN),
+            ("GEMINI_BASE_URL", "http://127.0.0.1:1/"),
+        ];
+        let redirected = read(&settings).unwrap().base_urls;
+        assert_eq!(
+            redirected,
+            [(Provider::Gemini, "http://127.0.0.1:1".to_owned())]
+        );
+        settings.extend([
+            ("AWS_LAMBDA_FUNCTION_NAME", "generate-content"),
+            ("DEPLOY_ENV", "prod"),
+            ("CLERK_JWT_KEY", "x"),
+            ("CLERK_ISSUER", "x"),
+            ("CLERK_AUTHORIZED_PARTIES", "x"),
+        ]);
+        let message = read(&settings).unwrap_err().to_string();
+        assert!(message.contains("GEMINI_BASE_URL"), "{message}");
+    }
+
+    #[test]
+    fn production_reads_no_provider_key_from_the_environment() {
+        let mut settings = vec![
+            ("TABLE_NAME", "t"),
+            ("KMS_KEY_ARN", ARN),
+            ("GEMINI_API_KEY", "AQ.of-the-operator"),
+        ];
+        assert_eq!(read(&settings).unwrap().environment_keys.len(), 1);
+        settings.extend([
+            ("DEPLOY_ENV", "prod"),
+            ("CLERK_JWT_KEY", "x"),
+            ("CLERK_ISSUER", "x"),
+            ("CLERK_AUTHORIZED_PARTIES", "x"),
+        ]);
+        assert!(read(&settings).unwrap().environment_keys.is_empty());
+    }
+
+    #[test]
+    fn a_model_name_cannot_leave_its_place_in_a_url() {
+        for name in ["gemini-3.8-flash", "a", "0"] {
+            assert!(is_model_name(name), "{name}");
+        }
+        for name in [
+            "", ".a", "-a", "A", "a/b", "a:b", "a?b", "a b", "models/a", "é",
+        ] {
+            assert!(!is_model_name(name), "{name}");
+        }
+        assert!(!is_model_name(&"a".repeat(65)));
     }
 
     #[test]

@@ -3,16 +3,22 @@
 //! One room per responsibility; arrows point from handlers to here and nothing points back.
 //!
 //! ```text
-//! auth ─► User ─► UserApiKeys ─► sealing (KMS) · key_table (DynamoDB)
+//! endpoint ─► auth ─► User ─► UserApiKeys ─► sealing (KMS) · key_table (DynamoDB)
 //! ```
 
 pub mod api_key;
 pub mod auth;
+pub mod aws;
 pub mod config;
+pub mod developer_keys;
 pub mod dotenv;
+pub mod endpoint;
 pub mod key_table;
 pub mod mode;
+pub mod origin;
+pub mod problem;
 pub mod provider;
 pub mod sealing;
+pub mod telemetry;
 pub mod user;
 pub mod user_api_keys;

@@ -9,7 +9,12 @@ use std::collections::HashMap;
 use aws_sdk_kms::{Client, error::SdkError, primitives::Blob};
 use secrecy::SecretString;
 
-use crate::{api_key::ApiKey, config::KeyArn, provider::Provider, user::UserId};
+use crate::{
+    api_key::ApiKey,
+    config::{Config, KeyArn},
+    provider::Provider,
+    user::UserId,
+};
 
 /// Tag of the stored form: KMS `Encrypt` of the key itself. Stored for ever; changing it orphans
 /// every row.
@@ -50,6 +55,9 @@ pub enum SealingError {
     /// KMS refused the KMS key itself: disabled, denied or gone. An alarm.
     #[error("KMS refuses the KMS key ({0})")]
     KeyRefused(&'static str),
+    /// This function may not open keys of that provider. An alarm.
+    #[error("this function may not open {0} keys")]
+    NotGranted(Provider),
     /// KMS answered with something other than what was asked for.
     #[error("KMS answered unexpectedly ({0})")]
     Unexpected(&'static str),
@@ -78,13 +86,13 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals under `key_arn` for the stack `deploy_env`.
+    /// Seals as `config` says.
     #[must_use]
-    pub fn new(kms: Client, key_arn: KeyArn, deploy_env: String) -> Self {
+    pub fn new(kms: Client, config: &Config) -> Self {
         Self {
             kms,
-            key_arn,
-            deploy_env,
+            key_arn: config.kms_key_arn.clone(),
+            deploy_env: config.deploy_env.clone(),
         }
     }
 
@@ -116,22 +124,27 @@ impl Sealer {
     }
 }
 
-/// Can only decrypt, and only under the configured KMS keys.
+/// Can only decrypt, only under the configured KMS keys, and only keys of the providers it was made
+/// for: the same list stands as a condition in the function's role.
 #[derive(Clone)]
 pub struct Opener {
     kms: Client,
     allowed: Vec<KeyArn>,
     deploy_env: String,
+    providers: &'static [Provider],
 }
 
 impl Opener {
-    /// Opens under `allowed` for the stack `deploy_env`.
+    /// Opens keys of `providers` as `config` says.
     #[must_use]
-    pub fn new(kms: Client, allowed: Vec<KeyArn>, deploy_env: String) -> Self {
+    pub fn new(kms: Client, config: &Config, providers: &'static [Provider]) -> Self {
+        let mut allowed = config.kms_decrypt_key_arns.clone();
+        allowed.push(config.kms_key_arn.clone());
         Self {
             kms,
             allowed,
-            deploy_env,
+            deploy_env: config.deploy_env.clone(),
+            providers,
         }
     }
 
@@ -144,6 +157,9 @@ impl Opener {
         sealed: &Sealed,
         binding: &Binding<'_>,
     ) -> Result<ApiKey, SealingError> {
+        if !self.providers.contains(&binding.provider) {
+            return Err(SealingError::NotGranted(binding.provider));
+        }
         if !self.allowed.contains(&sealed.key_arn) {
             return Err(SealingError::DoesNotOpen(
                 "KMS key is not on the configured list",

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use user_api_keys::{
     api_key::ApiKey,
     auth::Auth,
-    config::{Clerk, KeyArn},
+    config::Config,
     key_table::{KeyLister, KeyReader, KeyWriter, NewKey, Status},
     provider::Provider,
     sealing::{Binding, Opener, Sealer, SealingError},
@@ -20,6 +20,8 @@ use user_api_keys::{
 
 const KEY_A: &str = "AQ.canary-key-of-person-a-1111";
 const KEY_B: &str = "AQ.canary-key-of-person-b-2222";
+
+const OPENS: &[Provider] = &[Provider::Gemini, Provider::Exa];
 
 struct Stack {
     services: Embedded,
@@ -33,19 +35,27 @@ struct Stack {
 
 async fn stack() -> Stack {
     let services = Embedded::in_memory().await.unwrap();
-    let arn = KeyArn::parse(&services.kms_key_arn).unwrap();
-    let clerk = Clerk {
-        jwt_key: include_str!("keys/clerk-test.pub.pem").to_owned(),
-        issuer: "https://clerk.test".to_owned(),
-        authorized_parties: vec!["https://app.test".to_owned()],
-    };
+    let config = Config::from_lookup(|name| {
+        let value = match name {
+            "DEPLOY_ENV" => "test",
+            "TABLE_NAME" => &services.table_name,
+            "KMS_KEY_ARN" => &services.kms_key_arn,
+            "CLERK_JWT_KEY" => include_str!("keys/clerk-test.pub.pem"),
+            "CLERK_ISSUER" => "https://clerk.test",
+            "CLERK_AUTHORIZED_PARTIES" => "https://app.test",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    })
+    .unwrap();
+    let table = || services.table_name.clone();
     Stack {
-        sealer: Sealer::new(services.kms.clone(), arn.clone(), "test".to_owned()),
-        opener: Opener::new(services.kms.clone(), vec![arn], "test".to_owned()),
-        writer: KeyWriter::new(services.dynamodb.clone(), services.table_name.clone()),
-        reader: KeyReader::new(services.dynamodb.clone(), services.table_name.clone()),
-        lister: KeyLister::new(services.dynamodb.clone(), services.table_name.clone()),
-        auth: Auth::new(Some(&clerk)).unwrap(),
+        sealer: Sealer::new(services.kms.clone(), &config),
+        opener: Opener::new(services.kms.clone(), &config, OPENS),
+        writer: KeyWriter::new(services.dynamodb.clone(), table()),
+        reader: KeyReader::new(services.dynamodb.clone(), table()),
+        lister: KeyLister::new(services.dynamodb.clone(), table()),
+        auth: Auth::new(config.mode, config.clerk.as_ref()).unwrap(),
         services,
     }
 }
@@ -89,7 +99,7 @@ impl Stack {
     }
 
     async fn open(&self, user: &User, provider: Provider) -> Result<String, KeyError> {
-        let opened = UserApiKeys::of(user, &self.reader, &self.opener)
+        let opened = UserApiKeys::of(user, &self.reader, &self.opener, None)
             .get(provider, OffsetDateTime::now_utc())
             .await?;
         // EXPOSE: the test compares it with what was saved.
@@ -159,6 +169,19 @@ async fn a_row_moved_to_another_provider_does_not_open() {
     assert!(matches!(
         stack.open(&a, Provider::Exa).await,
         Err(KeyError::Sealing(SealingError::DoesNotOpen(_)))
+    ));
+}
+
+#[tokio::test]
+async fn a_function_opens_keys_of_its_own_providers_only() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::OpenAi, KEY_A).await;
+    assert!(matches!(
+        stack.open(&a, Provider::OpenAi).await,
+        Err(KeyError::Sealing(SealingError::NotGranted(
+            Provider::OpenAi
+        )))
     ));
 }
 

@@ -2,25 +2,47 @@
 //!
 //! Callers reach them through the ordinary SDK clients, so nothing above knows the difference.
 
-use std::{net::SocketAddr, sync::Arc};
+mod folder;
+mod kms;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
-use hyper_util::rt::TokioIo;
-use rustack_kms_core::{config::KmsConfig, handler::RustackKmsHandler, provider::RustackKms};
-use rustack_kms_http::service::{KmsHttpConfig, KmsHttpService};
 use tokio::net::TcpListener;
+
+use crate::{folder::Folder, kms::Key};
 
 const REGION: &str = "us-east-1";
 
-/// Why the embedded services did not start.
+/// Why the embedded services did not start. Nothing on disk was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No loopback port.
     #[error("cannot listen on loopback: {0}")]
     Listen(#[from] std::io::Error),
-    /// The database did not open, or the table or KMS key could not be made.
+    /// Another server works on the same folder.
+    #[error("{} is in use by another server; stop that one or choose another --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// A file that is not what we wrote.
+    #[error("{} is damaged; restore it from a copy, or move the whole data folder away to start anew", .0.display())]
+    Damaged(PathBuf),
+    /// Sealed keys without the KMS key that opens them.
+    #[error("{} is missing, and without it no saved key opens; restore it, or move the whole data folder away to start anew", .0.display())]
+    KmsKeyMissing(PathBuf),
+    /// The system said no.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The database did not open, or the table could not be made.
     #[error("{0}")]
     Service(String),
 }
@@ -35,6 +57,7 @@ pub struct Embedded {
     pub table_name: String,
     /// ARN of the KMS key that seals.
     pub kms_key_arn: String,
+    _folder: Option<Folder>,
 }
 
 impl Embedded {
@@ -44,24 +67,45 @@ impl Embedded {
     /// [`StartError`]
     pub async fn in_memory() -> Result<Self, StartError> {
         let database = dynoxide::Database::memory().map_err(service)?;
+        Self::start(database, Key::generate()?, None).await
+    }
+
+    /// Starts both on free ports with the data in `path`, which is locked until they end.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn in_folder(path: &Path) -> Result<Self, StartError> {
+        let folder = Folder::open(path)?;
+        let file = folder.database()?;
+        let key = folder.kms_key()?;
+        let name = file.to_str();
+        let name = name
+            .ok_or_else(|| StartError::Service("the data folder's name is not UTF-8".to_owned()))?;
+        let database =
+            dynoxide::Database::new(name).map_err(|_| StartError::Damaged(file.clone()))?;
+        Self::start(database, key, Some(folder)).await
+    }
+
+    async fn start(
+        database: dynoxide::Database,
+        key: Key,
+        folder: Option<Folder>,
+    ) -> Result<Self, StartError> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let dynamodb = dynamodb_client(listener.local_addr()?);
         tokio::spawn(dynoxide::server::serve_on(listener, database));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let kms = kms_client(listener.local_addr()?);
-        tokio::spawn(serve_kms(listener));
+        let kms_key_arn = key.arn();
+        tokio::spawn(kms::serve(listener, vec![key]));
         let table_name = "user-api-keys".to_owned();
         create_table(&dynamodb, &table_name).await?;
-        let key = kms.create_key().send().await.map_err(service)?;
-        let kms_key_arn = key
-            .key_metadata
-            .and_then(|metadata| metadata.arn)
-            .ok_or_else(|| StartError::Service("KMS made a key without an ARN".to_owned()))?;
         Ok(Self {
             dynamodb,
             kms,
             table_name,
             kms_key_arn,
+            _folder: folder,
         })
     }
 }
@@ -92,17 +136,6 @@ fn kms_client(address: SocketAddr) -> aws_sdk_kms::Client {
     aws_sdk_kms::Client::from_conf(config.build())
 }
 
-async fn serve_kms(listener: TcpListener) {
-    let provider = Arc::new(RustackKms::new(KmsConfig::default()));
-    let handler = Arc::new(RustackKmsHandler::new(provider));
-    let service = KmsHttpService::new(handler, KmsHttpConfig::default());
-    while let Ok((stream, _)) = listener.accept().await {
-        let connection = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service.clone());
-        tokio::spawn(connection);
-    }
-}
-
 async fn create_table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Result<(), StartError> {
     let mut request = dynamodb
         .create_table()
@@ -125,6 +158,13 @@ async fn create_table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Result
                     .map_err(service)?,
             );
     }
-    request.send().await.map_err(service)?;
-    Ok(())
+    match request
+        .send()
+        .await
+        .map_err(|error| error.into_service_error())
+    {
+        Err(error) if !error.is_resource_in_use_exception() => Err(service(error)),
+        // Made now, or by an earlier start.
+        _ => Ok(()),
+    }
 }

@@ -1,0 +1,316 @@
+//! What every HTTP request goes through before and after its handler.
+//!
+//! Origin → route → identity → the handler → one answer and one log line. A handler only ever sees
+//! a [`Call`], and a `Call` holds a `User`, so no handler can run for nobody. Must not know what
+//! any handler does.
+
+use std::time::Instant;
+
+use lambda_http::{
+    Body, Request, RequestExt, Response,
+    http::{
+        HeaderMap, HeaderValue, Method, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+        request::Parts,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+use time::OffsetDateTime;
+
+use crate::{
+    auth::{Auth, AuthSetupError},
+    config::Config,
+    origin::Origins,
+    problem::Problem,
+    user::User,
+};
+
+/// One address and what it does.
+#[derive(Debug, Clone)]
+pub struct Route<A> {
+    /// The method.
+    pub method: Method,
+    /// The path; a segment written `{name}` matches any.
+    pub path: &'static str,
+    /// What the function does there.
+    pub action: A,
+}
+
+/// One authenticated request.
+#[derive(Debug)]
+pub struct Call<A> {
+    /// What to do.
+    pub action: A,
+    /// What stands in the path's `{name}`, or nothing.
+    pub segment: String,
+    /// Who is calling.
+    pub user: User,
+    /// When it arrived.
+    pub now: OffsetDateTime,
+    headers: HeaderMap,
+    body: Body,
+}
+
+/// Who may call from where.
+pub struct Endpoint {
+    auth: Auth,
+    origins: Origins,
+}
+
+impl Endpoint {
+    /// Made from the configuration, once.
+    ///
+    /// # Errors
+    /// When callers could not be identified.
+    pub fn new(config: &Config) -> Result<Self, AuthSetupError> {
+        Ok(Self {
+            auth: Auth::new(config.mode, config.clerk.as_ref())?,
+            origins: Origins::new(config),
+        })
+    }
+
+    /// Answers one request with `act`, or with the failure that kept it from running.
+    pub async fn answer<A, F, R>(
+        &self,
+        routes: &[Route<A>],
+        request: Request,
+        act: F,
+    ) -> Response<Body>
+    where
+        A: Copy,
+        F: FnOnce(Call<A>) -> R,
+        R: Future<Output = Result<Response<Body>, Problem>>,
+    {
+        let started = Instant::now();
+        let request_id = request_id(&request);
+        let (parts, body) = request.into_parts();
+        let found = self.origins.admit(&parts.headers).and_then(|()| {
+            // A browser asks before it sends; it has no token yet.
+            match parts.method == Method::OPTIONS {
+                true => Ok(None),
+                false => find(routes, &parts.method, path(&parts)).map(Some),
+            }
+        });
+        let mut pattern = "-";
+        let result = match found {
+            Ok(None) => Ok(empty(StatusCode::NO_CONTENT)),
+            Ok(Some((route, segment))) => {
+                pattern = route.path;
+                match self.auth.user(&parts.headers) {
+                    Ok(user) => {
+                        act(Call {
+                            action: route.action,
+                            segment: segment.to_owned(),
+                            user,
+                            now: OffsetDateTime::now_utc(),
+                            headers: parts.headers.clone(),
+                            body,
+                        })
+                        .await
+                    }
+                    Err(reason) => Err(reason.into()),
+                }
+            }
+            Err(problem) => Err(problem),
+        };
+        log(&parts.method, pattern, &request_id, started, &result);
+        let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        self.origins.describe(&parts.headers, headers);
+        response
+    }
+}
+
+impl<A> Call<A> {
+    /// The body as `T`, which denies unknown fields; `shape` tells people what is expected.
+    ///
+    /// # Errors
+    /// 413, 415 or 400; what was sent is never repeated, since it may hold a key.
+    pub fn json<T: DeserializeOwned>(
+        &self,
+        limit_bytes: usize,
+        shape: &'static str,
+    ) -> Result<T, Problem> {
+        let bytes: &[u8] = self.body.as_ref();
+        if bytes.len() > limit_bytes {
+            return Err(Problem::too_large(limit_bytes));
+        }
+        let content_type = self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let media_type = content_type.and_then(|v| v.split(';').next()).unwrap_or("");
+        if !media_type.trim().eq_ignore_ascii_case("application/json") {
+            return Err(Problem::not_json());
+        }
+        // serde's error repeats values, so it is dropped unread.
+        serde_json::from_slice(bytes)
+            .map_err(|_| Problem::invalid_request(format!("Send one JSON object: {shape}.")))
+    }
+}
+
+/// 200 with a JSON body.
+///
+/// # Errors
+/// 500 when `body` cannot be written down.
+pub fn json(body: &impl Serialize) -> Result<Response<Body>, Problem> {
+    let text = serde_json::to_string(body)
+        .map_err(|_| Problem::internal("an answer that cannot be written as JSON"))?;
+    let mut response = Response::new(Body::from(text));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    Ok(response)
+}
+
+/// An answer without a body.
+#[must_use]
+pub fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    response
+}
+
+/// The route for `method` and `path`, and what stands in its `{name}`.
+///
+/// # Errors
+/// 404, or 405 with the methods this path has.
+pub fn find<'r, 'p, A>(
+    routes: &'r [Route<A>],
+    method: &Method,
+    path: &'p str,
+) -> Result<(&'r Route<A>, &'p str), Problem> {
+    let mut allowed = Vec::new();
+    for route in routes {
+        let Some(segment) = matched(route.path, path) else {
+            continue;
+        };
+        if route.method == *method {
+            return Ok((route, segment));
+        }
+        allowed.push(route.method.as_str());
+    }
+    match allowed.is_empty() {
+        true => Err(Problem::not_found()),
+        false => Err(Problem::method_not_allowed(allowed.join(", "))),
+    }
+}
+
+/// What stands in the pattern's `{name}`, empty without one; `None` when `path` does not match.
+fn matched<'p>(pattern: &str, path: &'p str) -> Option<&'p str> {
+    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+    let mut segment = "";
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(segment),
+            (Some(name), Some(text)) if name.starts_with('{') && !text.is_empty() => segment = text,
+            (Some(wanted), Some(given)) if wanted == given => {}
+            _ => return None,
+        }
+    }
+}
+
+/// The path without the gateway's stage.
+fn path(parts: &Parts) -> &str {
+    match parts.raw_http_path() {
+        "" => parts.uri.path(),
+        path => path,
+    }
+}
+
+/// The Lambda invocation's id; where there is none, one of our own.
+fn request_id(request: &Request) -> String {
+    request.lambda_context_ref().map_or_else(
+        || ulid::Ulid::new().to_string(),
+        |context| context.request_id.clone(),
+    )
+}
+
+/// The one line per request: the route's pattern and never the path, which may hold anything.
+fn log(
+    method: &Method,
+    route: &str,
+    request_id: &str,
+    started: Instant,
+    result: &Result<Response<Body>, Problem>,
+) {
+    let method = match *method {
+        Method::GET | Method::POST | Method::PATCH | Method::DELETE | Method::OPTIONS => {
+            method.as_str()
+        }
+        _ => "other",
+    };
+    let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match result {
+        Ok(response) => {
+            let status = response.status().as_u16();
+            tracing::info!(
+                method,
+                route,
+                status,
+                code = "ok",
+                ms,
+                request_id,
+                "request"
+            );
+        }
+        Err(problem) => {
+            let (status, code) = (problem.status().as_u16(), problem.code().as_str());
+            let cause = problem.cause();
+            match problem.status().is_server_error() {
+                true => {
+                    tracing::error!(
+                        method, route, status, code, cause, ms, request_id, "request"
+                    );
+                }
+                false => {
+                    tracing::info!(
+                        method, route, status, code, cause, ms, request_id, "request"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: &[Route<u8>] = &[
+        Route {
+            method: Method::GET,
+            path: "/api/keys",
+            action: 1,
+        },
+        Route {
+            method: Method::DELETE,
+            path: "/api/keys/{provider}",
+            action: 2,
+        },
+    ];
+
+    #[test]
+    fn a_path_matches_as_a_whole_or_not_at_all() {
+        let found = |method, path| find(ROUTES, &method, path).map(|(r, s)| (r.action, s)).ok();
+        assert_eq!(found(Method::GET, "/api/keys"), Some((1, "")));
+        assert_eq!(found(Method::DELETE, "/api/keys/exa"), Some((2, "exa")));
+        for path in [
+            "/api/keys/",
+            "/api",
+            "/api/keys/exa/x",
+            "//api/keys",
+            "/API/keys",
+            "",
+        ] {
+            assert_eq!(found(Method::DELETE, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_method_is_405_and_a_wrong_path_404() {
+        let status = |method, path| {
+            find(ROUTES, &method, path).map_or_else(|p| p.status().as_u16(), |_| 200)
+        };
+        assert_eq!(status(Method::PUT, "/api/keys"), 405);
+        assert_eq!(status(Method::GET, "/api/other"), 404);
+    }
+}
