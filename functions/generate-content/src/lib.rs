@@ -1,1 +1,167 @@
-//! placeholder
+//! Text from a provider, paid by the caller's own key and by no other.
+
+mod gemini;
+
+use lambda_http::{Body, Request, Response, http::Method};
+use serde::{Deserialize, Serialize};
+use user_api_keys::{
+    auth::AuthSetupError,
+    aws::Aws,
+    config::{Config, is_model_name},
+    developer_keys::DeveloperKeys,
+    endpoint::{Call, Endpoint, Route, json},
+    key_table::KeyReader,
+    problem::Problem,
+    provider::Provider,
+    sealing::Opener,
+    user_api_keys::{Credential, UserApiKeys},
+};
+
+use crate::gemini::{Gemini, Generated, Prompt, Usage};
+
+const BODY_MAX_BYTES: usize = 256 * 1024;
+const PROMPT_MAX_CHARS: usize = 200_000;
+const TEMPERATURE_MAX: f32 = 2.0;
+/// The only keys this function may open.
+const OPENS: &[Provider] = &[Provider::Gemini];
+
+/// What this function does.
+#[derive(Debug, Clone, Copy)]
+pub enum Action {
+    /// One prompt, one text.
+    Generate,
+}
+
+/// Where it does it.
+pub const ROUTES: &[Route<Action>] = &[Route {
+    method: Method::POST,
+    path: "/api/generate",
+    action: Action::Generate,
+}];
+
+/// All this function can reach.
+pub struct Deps {
+    endpoint: Endpoint,
+    keys: KeyReader,
+    opener: Opener,
+    developer: Option<DeveloperKeys>,
+    gemini: Gemini,
+}
+
+/// Why the function did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Callers could not be identified.
+    #[error(transparent)]
+    Auth(#[from] AuthSetupError),
+    /// TLS could not be set up.
+    #[error("no HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+impl Deps {
+    /// Exactly this function's capabilities.
+    ///
+    /// # Errors
+    /// [`SetupError`]
+    pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
+        Ok(Self {
+            endpoint: Endpoint::new(config)?,
+            keys: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
+            opener: Opener::new(aws.kms.clone(), config, OPENS),
+            developer: DeveloperKeys::new(config),
+            gemini: Gemini::new(config)?,
+        })
+    }
+}
+
+/// Answers one request.
+pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
+    let act = async |call: Call<Action>| match call.action {
+        Action::Generate => generate(deps, &call).await,
+    };
+    deps.endpoint.answer(ROUTES, request, act).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GenerateRequest {
+    prompt: String,
+    provider: Option<String>,
+    model: Option<String>,
+    system: Option<String>,
+    max_output_tokens: Option<u32>,
+    temperature: Option<f32>,
+}
+
+const SHAPE: &str = "prompt (text of 1 to 200,000 characters), and if you like provider, model, \
+                     system (texts), max_output_tokens (1 or more) and temperature (0 to 2)";
+
+#[derive(Serialize)]
+struct GenerateAnswer {
+    content: String,
+    provider: &'static str,
+    model: String,
+    finish_reason: &'static str,
+    usage: Usage,
+    sources: [(); 0],
+    credential: Credential,
+}
+
+/// `GetItem`, `Decrypt`, provider.
+async fn generate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let request: GenerateRequest = call.json(BODY_MAX_BYTES, SHAPE)?;
+    let provider = request
+        .provider
+        .as_deref()
+        .map_or(Ok(Provider::Gemini), str::parse)?;
+    let prompt = checked(&request, provider)?;
+    let mine = UserApiKeys::of(
+        &call.user,
+        &deps.keys,
+        &deps.opener,
+        deps.developer.as_ref(),
+    );
+    let opened = mine.get(provider, call.now).await?;
+    let Generated {
+        content,
+        model,
+        finish_reason,
+        usage,
+    } = deps.gemini.generate(&opened.key, &prompt).await?;
+    json(&GenerateAnswer {
+        content,
+        provider: provider.name(),
+        model,
+        finish_reason,
+        usage,
+        sources: [],
+        credential: opened.credential,
+    })
+}
+
+/// What the shape alone cannot say.
+fn checked(request: &GenerateRequest, provider: Provider) -> Result<Prompt<'_>, Problem> {
+    if !OPENS.contains(&provider) {
+        let detail = "Text comes from gemini only; leave provider out or set it to gemini.";
+        return Err(Problem::invalid_request(detail));
+    }
+    if !request.model.as_deref().is_none_or(is_model_name) {
+        let detail = "A model's name has small letters, digits, dots and dashes, at most 64.";
+        return Err(Problem::invalid_request(detail));
+    }
+    let prompt_fits = (1..=PROMPT_MAX_CHARS).contains(&request.prompt.chars().count())
+        && !request.prompt.trim().is_empty();
+    let warm = |temperature| (0.0..=TEMPERATURE_MAX).contains(&temperature);
+    if !prompt_fits || request.max_output_tokens == Some(0) || !request.temperature.is_none_or(warm)
+    {
+        return Err(Problem::invalid_request(format!("Send {SHAPE}.")));
+    }
+    Ok(Prompt {
+        text: &request.prompt,
+        model: request.model.as_deref(),
+        system: request.system.as_deref(),
+        max_output_tokens: request.max_output_tokens,
+        temperature: request.temperature,
+    })
+}
