@@ -114,7 +114,18 @@ impl Config {
     /// # Errors
     /// All that is missing or wrong, in one message.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_lookup(|name| std::env::var(name).ok())
+        Self::from_env_with(|_, value| value)
+    }
+
+    /// Reads the process environment through `change(name, value)`, which may set or hide variables:
+    /// a local server knows its table and KMS key better than the environment does.
+    ///
+    /// # Errors
+    /// All that is missing or wrong, in one message.
+    pub fn from_env_with(
+        change: impl Fn(&str, Option<String>) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        Self::from_lookup(|name| change(name, std::env::var(name).ok()))
     }
 
     /// Reads settings from `lookup`, which tests fill without touching the process.

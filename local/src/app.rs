@@ -1,0 +1,154 @@
+//! All handlers behind one listener, as the gateway would put them behind one address.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::extract::State;
+use lambda_http::{
+    Body, Request, Response,
+    http::{Method, StatusCode, header::HOST},
+};
+use tokio::net::TcpListener;
+use user_api_keys::{
+    auth::AuthSetupError,
+    aws::Aws,
+    config::Config,
+    developer_keys::DeveloperKeys,
+    endpoint::{Endpoint, Route, find},
+    origin::Origins,
+    problem::Problem,
+};
+
+use crate::page::Page;
+
+/// No route takes more than this; each has its own, smaller limit.
+const BODY_MAX_BYTES: usize = 512 * 1024;
+
+/// Which function answers.
+#[derive(Debug, Clone, Copy)]
+enum Function {
+    Save,
+    Fetch,
+    Generate,
+}
+
+/// The functions, made from one configuration.
+pub struct App {
+    routes: Vec<Route<Function>>,
+    endpoint: Endpoint,
+    origins: Origins,
+    page: Page,
+    save: save_keys::Deps,
+    fetch: fetch_keys::Deps,
+    generate: generate_content::Deps,
+}
+
+/// Why the functions did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Callers could not be identified.
+    #[error(transparent)]
+    Auth(#[from] AuthSetupError),
+    /// generate-content did not start.
+    #[error(transparent)]
+    Generate(#[from] generate_content::SetupError),
+}
+
+fn routes<A>(of: &[Route<A>], function: Function) -> impl Iterator<Item = Route<Function>> {
+    of.iter().map(move |route| Route {
+        method: route.method.clone(),
+        path: route.path,
+        action: function,
+    })
+}
+
+impl App {
+    /// Gives each function what its own `main` would.
+    ///
+    /// # Errors
+    /// [`AppError`]
+    pub fn new(config: &Config, aws: &Aws) -> Result<Self, AppError> {
+        Ok(Self {
+            routes: routes(save_keys::ROUTES, Function::Save)
+                .chain(routes(fetch_keys::ROUTES, Function::Fetch))
+                .chain(routes(generate_content::ROUTES, Function::Generate))
+                .collect(),
+            endpoint: Endpoint::new(config)?,
+            origins: Origins::new(config),
+            page: Page::new(config, DeveloperKeys::new(config), aws),
+            save: save_keys::Deps::new(config, aws)?,
+            fetch: fetch_keys::Deps::new(config, aws)?,
+            generate: generate_content::Deps::new(config, aws)?,
+        })
+    }
+
+    /// Answers one request with the function it belongs to.
+    pub async fn answer(&self, request: Request) -> Response<Body> {
+        if (request.method(), request.uri().path()) == (&Method::GET, "/") {
+            let host = request.headers().get(HOST).and_then(|v| v.to_str().ok());
+            return match self.origins.admit(request.headers()) {
+                Ok(()) => self.page.response(host.unwrap_or_default()).await,
+                Err(problem) => problem.response("-"),
+            };
+        }
+        let found = find(&self.routes, request.method(), request.uri().path());
+        match found.map(|(route, _)| route.action) {
+            Ok(Function::Save) => save_keys::handle(&self.save, request).await,
+            Ok(Function::Fetch) => fetch_keys::handle(&self.fetch, request).await,
+            Ok(Function::Generate) => generate_content::handle(&self.generate, request).await,
+            // No route: the endpoint fails, or answers a browser's OPTIONS, before it acts.
+            Err(_) => {
+                let act = async |_| Err(Problem::not_found());
+                self.endpoint.answer(&self.routes, request, act).await
+            }
+        }
+    }
+
+    /// Serves on `listener` until `stop` is done; requests under way are finished.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let router = axum::Router::new().fallback(relay).with_state(self);
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stop)
+            .await
+    }
+
+    /// Serves on a free loopback port for as long as the runtime lives.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub async fn spawn(self: Arc<Self>) -> std::io::Result<SocketAddr> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        tokio::spawn(self.serve(listener, std::future::pending()));
+        Ok(address)
+    }
+}
+
+/// Between the server's body type and Lambda's.
+async fn relay(State(app): State<Arc<App>>, request: axum::extract::Request) -> Response<String> {
+    let (parts, body) = request.into_parts();
+    let response = match axum::body::to_bytes(body, BODY_MAX_BYTES).await {
+        Ok(bytes) => {
+            let body = Body::from(bytes.to_vec());
+            app.answer(Request::from_parts(parts, body)).await
+        }
+        Err(_) => Problem::too_large(BODY_MAX_BYTES).response("-"),
+    };
+    response.map(|body| match body {
+        Body::Text(text) => text,
+        _ => String::new(),
+    })
+}
+
+/// The status of an answer that could not be made.
+pub(crate) fn unavailable() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+}

@@ -1,0 +1,10 @@
+//! The functions on a developer's machine: the same handlers on one loopback port.
+//!
+//! Knows how to start and serve them; decides nothing about keys.
+
+pub mod app;
+pub mod demo;
+pub mod page;
+pub mod serve;
+pub mod stand_in;
+pub mod token;

@@ -1,0 +1,187 @@
+//! `serve`: every function on one loopback port, with embedded DynamoDB and KMS.
+
+use std::{io::Write, net::Ipv4Addr, path::PathBuf, sync::Arc};
+
+use clap::Args;
+use embedded::{Embedded, StartError};
+use tokio::{net::TcpListener, signal};
+use user_api_keys::{
+    aws::Aws,
+    config::{Config, ConfigError},
+    mode::Mode,
+    telemetry,
+};
+
+use crate::{
+    app::{App, AppError},
+    stand_in::StandIn,
+};
+
+/// The stack's name for `--production` when `DEPLOY_ENV` gives none.
+const PRODUCTION: &str = "production";
+
+/// What `serve` takes from the command line.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Port on 127.0.0.1; 0 picks a free one.
+    #[arg(long, default_value_t = 8787)]
+    port: u16,
+    /// Folder of the embedded database and KMS key.
+    #[arg(long, default_value = ".local", conflicts_with = "in_memory")]
+    data_dir: PathBuf,
+    /// Keep nothing: everything is gone when the server stops.
+    #[arg(long)]
+    in_memory: bool,
+    /// Production mode on the embedded services, with the environment's Clerk settings.
+    #[arg(long)]
+    production: bool,
+    /// Answer in Gemini's place, so that no real key and no network is needed.
+    #[arg(long)]
+    stand_in: bool,
+}
+
+/// Why the server did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Embedded DynamoDB or KMS.
+    #[error(transparent)]
+    Embedded(#[from] StartError),
+    /// Settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The functions.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// Port in use.
+    #[error("cannot listen on 127.0.0.1:{port}: {source}; choose another with --port")]
+    Listen {
+        /// Which port.
+        port: u16,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The terminal or the network.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Serves until Ctrl-C.
+///
+/// # Errors
+/// [`ServeError`]
+pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port))
+        .await
+        .map_err(|source| ServeError::Listen {
+            port: args.port,
+            source,
+        })?;
+    let services = match args.in_memory {
+        true => Embedded::in_memory().await?,
+        false => Embedded::in_folder(&args.data_dir).await?,
+    };
+    let stand_in = match args.stand_in {
+        true => Some(StandIn::start().await?),
+        false => None,
+    };
+    let config = config(args, &services, stand_in.as_ref())?;
+    telemetry::init(config.log_level);
+    let aws = Aws {
+        dynamodb: services.dynamodb.clone(),
+        kms: services.kms.clone(),
+    };
+    let app = Arc::new(App::new(&config, &aws)?);
+    let address = listener.local_addr()?.to_string();
+    introduce(args, &config, &address)?;
+    app.serve(listener, stopped()).await?;
+    writeln!(std::io::stdout(), "stopped")?;
+    Ok(())
+}
+
+/// The environment, with what this server knows better.
+fn config(
+    args: &ServeArgs,
+    services: &Embedded,
+    stand_in: Option<&StandIn>,
+) -> Result<Config, ConfigError> {
+    Config::from_env_with(|name, value| match name {
+        "TABLE_NAME" => Some(services.table_name.clone()),
+        "KMS_KEY_ARN" => Some(services.kms_key_arn.clone()),
+        "KMS_DECRYPT_KEY_ARNS" | "AWS_LAMBDA_FUNCTION_NAME" => None,
+        "DEBUG" if args.production => None,
+        "DEPLOY_ENV" if args.production => value
+            .filter(|stack| !matches!(stack.as_str(), "" | "local"))
+            .or_else(|| Some(PRODUCTION.to_owned())),
+        "GEMINI_BASE_URL" => stand_in.map(StandIn::base_url).or(value),
+        _ => value,
+    })
+}
+
+/// What runs here, for the person who started it.
+fn introduce(args: &ServeArgs, config: &Config, address: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let data = match args.in_memory {
+        true => "in memory, gone at the end".to_owned(),
+        false => format!("{}/", args.data_dir.display()),
+    };
+    writeln!(out, "user-api-keys on http://{address}/")?;
+    match config.mode {
+        Mode::Local => {
+            writeln!(
+                out,
+                "mode   Local (one developer; stack \"{}\")",
+                config.deploy_env
+            )?;
+            writeln!(
+                out,
+                "reads  the environment, {}, the table",
+                config.backend_env_file.display()
+            )?;
+            writeln!(
+                out,
+                "writes {}, {} (CopilotKit), the table",
+                config.backend_env_file.display(),
+                config.frontend_env_file.display()
+            )?;
+        }
+        Mode::Production => {
+            writeln!(
+                out,
+                "mode   Production (signed-in people; stack \"{}\")",
+                config.deploy_env
+            )?;
+            writeln!(out, "reads  the table alone")?;
+            writeln!(out, "writes the table alone")?;
+        }
+    }
+    writeln!(out, "data   {data}")?;
+    if args.stand_in {
+        writeln!(
+            out,
+            "gemini a stand-in on this machine: no real key needed, nothing is generated"
+        )?;
+    }
+    let bearer = match config.clerk {
+        Some(_) => " -H \"Authorization: Bearer $TOKEN\"",
+        None => "",
+    };
+    writeln!(
+        out,
+        "try    curl{bearer} http://{address}/api/onboarding/api-keys"
+    )?;
+    writeln!(out, "stop   Ctrl-C")?;
+    out.flush()
+}
+
+/// Ctrl-C, or SIGTERM from whoever started us.
+async fn stopped() {
+    match signal::unix::signal(signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => drop(signal::ctrl_c().await),
+    }
+}
