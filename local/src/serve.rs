@@ -4,7 +4,10 @@ use std::{io::Write, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use embedded::{Embedded, StartError};
-use tokio::{net::TcpListener, signal};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{self, SignalKind},
+};
 use user_api_keys::{
     aws::Aws,
     config::{Config, ConfigError},
@@ -92,8 +95,9 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     };
     let app = Arc::new(App::new(&config, &aws)?);
     let address = listener.local_addr()?.to_string();
+    let stopped = stopped()?;
     introduce(args, &config, &address)?;
-    app.serve(listener, stopped()).await?;
+    app.serve(listener, stopped).await?;
     writeln!(std::io::stdout(), "stopped")?;
     Ok(())
 }
@@ -173,15 +177,14 @@ fn introduce(args: &ServeArgs, config: &Config, address: &str) -> std::io::Resul
     out.flush()
 }
 
-/// Ctrl-C, or SIGTERM from whoever started us.
-async fn stopped() {
-    match signal::unix::signal(signal::unix::SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
+/// Done at Ctrl-C, or at SIGTERM from whoever started us; both are caught from here on.
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = unix::signal(SignalKind::interrupt())?;
+    let mut terminate = unix::signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-        Err(_) => drop(signal::ctrl_c().await),
-    }
+    })
 }

@@ -1,0 +1,493 @@
+//! The real binary, as a developer runs it.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use local::token;
+use reqwest::Client;
+use serde_json::{Value, json};
+
+const PERSON: &str = "user_aaaaaaaa1";
+
+/// One running `local`, killed when dropped.
+struct Server {
+    child: Child,
+    url: String,
+    said: String,
+}
+
+/// A command on `folder` that inherits nothing it could confuse with the developer's own settings.
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+    command
+        .args(args)
+        .current_dir(folder)
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn clerk(command: &mut Command) -> &mut Command {
+    command
+        .env("CLERK_JWT_KEY", token::PUBLIC_KEY)
+        .env("CLERK_ISSUER", token::ISSUER)
+        .env("CLERK_AUTHORIZED_PARTIES", token::PARTY)
+}
+
+fn start(command: &mut Command) -> Server {
+    let log = fs::File::options()
+        .append(true)
+        .create(true)
+        .open(command.get_current_dir().unwrap().join("log"))
+        .unwrap();
+    let mut child = command.stderr(log).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("stop ") {
+        assert!(out.read_line(&mut said).unwrap() > 0, "it stopped: {said}");
+    }
+    let url = said
+        .split_whitespace()
+        .find(|word| word.starts_with("http://"));
+    let url = url.unwrap().trim_end_matches('/').to_owned();
+    std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
+    Server { child, url, said }
+}
+
+impl Server {
+    async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        user: Option<&str>,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let url = format!("{}{path}", self.url);
+        let mut request = Client::new().request(method.parse().unwrap(), url);
+        if let Some(user) = user {
+            request = request.bearer_auth(token::sign(user).unwrap());
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or(Value::Null))
+    }
+
+    async fn save(&self, user: Option<&str>, provider: &str, key: &str) -> (u16, Value) {
+        let body = json!({"provider": provider, "api_key": key});
+        self.call("POST", "/api/onboarding/api-keys", user, Some(body))
+            .await
+    }
+
+    /// The public key, after a real `Decrypt`.
+    async fn copilotkit(&self, user: &str) -> Value {
+        let path = "/api/onboarding/api-keys/onboarding";
+        self.call("GET", path, Some(user), None).await.1["api_keys"]["copilotkit"].clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn fails(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    assert!(!status.success());
+    String::from_utf8(stderr).unwrap()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_right_after_an_acknowledged_save_loses_no_key_in_fifty_rounds() {
+    let folder = folder();
+    let mut saved = Vec::<(String, String)>::new();
+    for round in 0..50_u64 {
+        let server = start(clerk(&mut command(
+            folder.path(),
+            &["--port", "0", "--production"],
+        )));
+        for (user, key) in saved.iter().rev().take(6) {
+            assert_eq!(server.copilotkit(user).await, json!(key), "round {round}");
+        }
+        // The moment differs from round to round: after one to four saves, one still under way.
+        for n in 0..=round % 4 {
+            let (user, key) = (
+                format!("user_round{round:03}n{n}"),
+                format!("ck_pub_{round}_{n}"),
+            );
+            assert_eq!(server.save(Some(&user), "copilotkit", &key).await.0, 200);
+            saved.push((user, key));
+        }
+        let pause = Duration::from_micros(round * 7_919 % 3_000);
+        let unfinished = server.save(Some(PERSON), "copilotkit", "ck_pub_under_way");
+        tokio::time::timeout(pause, unfinished).await.ok();
+        drop(server);
+    }
+    let server = start(clerk(&mut command(
+        folder.path(),
+        &["--port", "0", "--production"],
+    )));
+    for (user, key) in &saved {
+        assert_eq!(server.copilotkit(user).await, json!(key));
+    }
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_folder_says_so_and_stops() {
+    let folder = folder();
+    let first = start(&mut command(folder.path(), &["--port", "0"]));
+    let said = fails(&mut command(folder.path(), &["--port", "0"]));
+    assert!(
+        said.contains(".local is in use by another server"),
+        "{said}"
+    );
+    drop(first);
+    start(&mut command(folder.path(), &["--port", "0"]));
+}
+
+#[tokio::test]
+async fn damaged_data_is_named_and_not_touched() {
+    for file in ["kms.json", "dynamodb.sqlite"] {
+        let folder = folder();
+        drop(start(&mut command(folder.path(), &["--port", "0"])));
+        let path = folder.path().join(".local").join(file);
+        fs::write(&path, "not what we wrote").unwrap();
+        let said = fails(&mut command(folder.path(), &["--port", "0"]));
+        assert!(
+            said.contains(&format!(".local/{file} is damaged")),
+            "{said}"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "not what we wrote");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_kms_key_beside_a_database_is_not_replaced() {
+    let folder = folder();
+    drop(start(&mut command(folder.path(), &["--port", "0"])));
+    let path = folder.path().join(".local/kms.json");
+    fs::remove_file(&path).unwrap();
+    let said = fails(&mut command(folder.path(), &["--port", "0"]));
+    assert!(said.contains("kms.json is missing"), "{said}");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn the_kms_key_is_readable_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    drop(start(&mut command(folder.path(), &["--port", "0"])));
+    let mode = |name| {
+        fs::metadata(folder.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!((mode(".local/kms.json"), mode(".local")), (0o600, 0o700));
+}
+
+#[tokio::test]
+async fn debug_and_deploy_env_choose_the_mode() {
+    for (debug, deploy_env, mode) in [
+        ("false", "render", "Production"),
+        ("true", "render", "Local"),
+    ] {
+        let folder = folder();
+        let mut command = command(folder.path(), &["--port", "0", "--in-memory"]);
+        command.env("DEBUG", debug).env("DEPLOY_ENV", deploy_env);
+        let server = start(clerk(&mut command));
+        assert!(
+            server.said.contains(&format!("mode   {mode}")),
+            "{}",
+            server.said
+        );
+        server
+            .save(Some(PERSON), "gemini", "AQ.some-key-0123456789")
+            .await;
+        assert_eq!(folder.path().join("backend/.env").exists(), mode == "Local");
+        let (status, _) = server
+            .call("GET", "/api/onboarding/api-keys", None, None)
+            .await;
+        assert_eq!(status, 401, "Clerk is configured");
+    }
+}
+
+#[tokio::test]
+async fn production_without_clerk_names_every_missing_variable() {
+    let said = fails(&mut command(
+        folder().path(),
+        &["--port", "0", "--in-memory", "--production"],
+    ));
+    for name in ["CLERK_JWT_KEY", "CLERK_ISSUER", "CLERK_AUTHORIZED_PARTIES"] {
+        assert!(said.contains(name), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_it_cleanly() {
+    let folder = folder();
+    let mut server = start(&mut command(folder.path(), &["--port", "0"]));
+    let pid = server.child.id().to_string();
+    Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn local_mode_reads_the_environment_then_the_file_then_the_table() {
+    let folder = folder();
+    let serve = |environment: Option<&str>| {
+        let mut command = command(folder.path(), &["--port", "0", "--stand-in"]);
+        if let Some(key) = environment {
+            command.env("GEMINI_API_KEY", key);
+        }
+        start(&mut command)
+    };
+    let hint = async |server: &Server| {
+        let body = json!({"prompt": "Hello"});
+        let (_, answer) = server.call("POST", "/api/generate", None, Some(body)).await;
+        answer["credential"]["hint"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let env_file = folder.path().join("backend/.env");
+    let server = serve(None);
+    let (_, saved) = server
+        .save(None, "gemini", "AQ.of-the-table-and-file")
+        .await;
+    assert_eq!(saved["env_files"], json!(["backend/.env"]));
+    fs::write(&env_file, "GEMINI_API_KEY=AQ.edited-by-hand-0002\n").unwrap();
+    assert_eq!(hint(&server).await, "0002");
+    fs::write(&env_file, "GEMINI_API_KEY=your_gemini_api_key\n").unwrap();
+    assert_eq!(hint(&server).await, "file");
+    drop(server);
+    let server = serve(Some("AQ.of-the-environment-0001"));
+    assert_eq!(hint(&server).await, "0001");
+    let (_, saved) = server
+        .save(None, "gemini", "AQ.of-the-table-and-file")
+        .await;
+    let warning = saved["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.contains("GEMINI_API_KEY") && warning.contains("wins"),
+        "{warning}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_a_warning_and_the_save_succeeds() {
+    let folder = folder();
+    fs::create_dir_all(folder.path().join("backend/.env")).unwrap();
+    let server = start(&mut command(folder.path(), &["--port", "0", "--stand-in"]));
+    let (status, saved) = server
+        .save(None, "copilotkit", "ck_pub_0123456789abcdef")
+        .await;
+    assert_eq!((status, saved["env_files"].clone()), (200, json!([])));
+    let warnings = saved["warnings"].as_array().unwrap();
+    assert!(
+        warnings[0]
+            .as_str()
+            .unwrap()
+            .starts_with("backend/.env was not written")
+    );
+    assert!(
+        warnings[1]
+            .as_str()
+            .unwrap()
+            .starts_with("frontend/.env was not written")
+    );
+    assert!(!folder.path().join("frontend").exists());
+    assert_eq!(
+        server.copilotkit(PERSON).await,
+        json!("ck_pub_0123456789abcdef")
+    );
+}
+
+#[tokio::test]
+async fn the_copilotkit_key_also_reaches_the_front_end_and_a_delete_takes_it_back() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("frontend")).unwrap();
+    let server = start(&mut command(folder.path(), &["--port", "0"]));
+    let (_, saved) = server
+        .save(None, "copilotkit", "ck_pub_0123456789abcdef")
+        .await;
+    assert_eq!(saved["env_files"], json!(["backend/.env", "frontend/.env"]));
+    let file = |name| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(
+        file("backend/.env"),
+        "COPILOTKIT_API_KEY=ck_pub_0123456789abcdef\n"
+    );
+    assert_eq!(
+        file("frontend/.env"),
+        "REACT_APP_COPILOTKIT_API_KEY=ck_pub_0123456789abcdef\n"
+    );
+    let path = "/api/onboarding/api-keys/copilotkit";
+    assert_eq!(server.call("DELETE", path, None, None).await.0, 204);
+    assert_eq!(
+        (file("backend/.env"), file("frontend/.env")),
+        (String::new(), String::new())
+    );
+    let (_, list) = server
+        .call("GET", "/api/onboarding/api-keys", None, None)
+        .await;
+    assert_eq!(list["configured_providers"], json!([]));
+}
+
+#[tokio::test]
+async fn the_status_page_says_which_providers_have_a_key_and_never_the_key() {
+    let folder = folder();
+    let server = start(&mut command(folder.path(), &["--port", "0"]));
+    server
+        .save(None, "gemini", "AQ.planted-in-the-page-0001")
+        .await;
+    let page = reqwest::get(&server.url)
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(
+        page.contains("Local") && page.contains("backend/.env"),
+        "{page}"
+    );
+    assert_eq!(page.matches("has a key").count(), 1);
+    assert!(!page.contains("AQ.planted"));
+}
+
+/// Every form a key could leak in: as it is, URL-encoded, and base64 at each alignment.
+fn forms(secret: &str) -> Vec<String> {
+    let mut forms = vec![
+        secret.to_owned(),
+        secret
+            .replace('/', "%2F")
+            .replace('+', "%2B")
+            .replace('=', "%3D"),
+    ];
+    for shift in 0..3 {
+        let text = STANDARD.encode([&vec![b'x'; shift], secret.as_bytes()].concat());
+        // Without the characters that depend on what stands before and after.
+        forms.push(text[4..text.len() - 4].to_owned());
+    }
+    forms
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn no_planted_key_or_token_reaches_a_log_an_error_or_a_file() {
+    let folder = folder();
+    let mut command = command(
+        folder.path(),
+        &["--port", "0", "--production", "--stand-in"],
+    );
+    command.env("LOG_LEVEL", "trace").env("RUST_LOG", "trace");
+    let server = start(clerk(&mut command));
+    let token = token::sign(PERSON).unwrap();
+    let keys = [
+        "AQ.canary/good+key=0001",
+        "AQ.canary/bad+key=0002",
+        "AQ.canary not a key 0003",
+    ];
+    let mut answers = String::new();
+    let mut send = async |method: &str, path: &str, token: &str, body: String| {
+        let request =
+            Client::new().request(method.parse().unwrap(), format!("{}{path}", server.url));
+        let request = request
+            .bearer_auth(token)
+            .header("content-type", "application/json");
+        let response = request.body(body).send().await.unwrap();
+        answers.push_str(&response.text().await.unwrap());
+    };
+    let path = "/api/onboarding/api-keys";
+    for key in keys {
+        let url_encoded = key.replace('/', "%2F").replace(' ', "%20");
+        for body in [
+            format!(r#"{{"provider":"gemini","api_key":"{key}"}}"#),
+            format!(r#"{{"provider":"{key}","api_key":"x"}}"#),
+            format!(r#"{{"{key}":1}}"#),
+            format!(r#"{{"provider":7,"api_key":"{key}"}}"#),
+            format!(r#"{{"provider":"gemini","api_key":["{key}"]}}"#),
+            format!("{key} is not JSON"),
+        ] {
+            send("POST", path, &token, body).await;
+            send(
+                "POST",
+                "/api/generate",
+                &token,
+                r#"{"prompt":"Hello"}"#.to_owned(),
+            )
+            .await;
+        }
+        send(
+            "DELETE",
+            &format!("{path}/{url_encoded}"),
+            &token,
+            String::new(),
+        )
+        .await;
+        send(
+            "GET",
+            &format!("{path}?key={url_encoded}"),
+            key,
+            String::new(),
+        )
+        .await;
+        send("GET", path, &format!("{token}x"), String::new()).await;
+        send("GET", path, &token, String::new()).await;
+    }
+    drop(server);
+    assert!(
+        answers.contains("provider_rejected_key"),
+        "the bad key was used"
+    );
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(log.lines().count() > 30, "the log was written");
+    let mut places = vec![("answers".to_owned(), answers.into_bytes())];
+    for file in files(folder.path()) {
+        places.push((file.display().to_string(), fs::read(&file).unwrap()));
+    }
+    assert!(
+        places.len() >= 4,
+        "log, kms.json and the database were searched"
+    );
+    for secret in keys.into_iter().chain([token.as_str()]) {
+        for form in forms(secret) {
+            for (place, bytes) in &places {
+                let found = bytes
+                    .windows(form.len())
+                    .any(|window| window == form.as_bytes());
+                assert!(!found, "{form} is in {place}");
+            }
+        }
+    }
+}
