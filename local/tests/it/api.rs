@@ -1,0 +1,375 @@
+//! The HTTP contract: shapes, failures, and who sees what.
+
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use crate::harness::{PERSON, Server, clerk, command, folder, start};
+
+const OTHER: &str = "user_bbbbbbbb2";
+const KEYS: &str = "/api/onboarding/api-keys";
+const KEY: &str = "AQ.key-of-person-a-0001";
+
+fn production(folder: &tempfile::TempDir) -> Server {
+    let args = ["--port", "0", "--in-memory", "--production", "--stand-in"];
+    start(clerk(&mut command(folder.path(), &args)))
+}
+
+#[tokio::test]
+async fn bad_input_gets_the_failure_that_says_which_rule_it_broke() {
+    let folder = folder();
+    let server = production(&folder);
+    let long = "k".repeat(1_025);
+    let huge = "k".repeat(17_000);
+    for (body, status, code) in [
+        (
+            json!({"provider": "gemni", "api_key": KEY}),
+            400,
+            "unknown_provider",
+        ),
+        (
+            json!({"provider": "Gemini", "api_key": KEY}),
+            400,
+            "unknown_provider",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": ""}),
+            400,
+            "invalid_api_key",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": long}),
+            400,
+            "invalid_api_key",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": "AQ.a b"}),
+            400,
+            "invalid_api_key",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": "AQ.a\nb"}),
+            400,
+            "invalid_api_key",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": "************0001"}),
+            400,
+            "invalid_api_key",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": "your_api_key"}),
+            400,
+            "invalid_api_key",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": "clé"}),
+            400,
+            "invalid_api_key",
+        ),
+        (json!({"provider": "gemini"}), 400, "invalid_request"),
+        (
+            json!({"provider": "gemini", "api_key": 7}),
+            400,
+            "invalid_request",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": KEY, "user_id": OTHER}),
+            400,
+            "invalid_request",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": KEY, "expires_in_days": 0}),
+            400,
+            "invalid_request",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": KEY, "description": "x".repeat(201)}),
+            400,
+            "invalid_request",
+        ),
+        (
+            json!({"provider": "gemini", "api_key": huge}),
+            413,
+            "invalid_request",
+        ),
+        (json!([]), 400, "invalid_request"),
+    ] {
+        let (found, answer) = server
+            .call("POST", KEYS, Some(PERSON), Some(body.clone()))
+            .await;
+        assert_eq!((found, &answer["code"]), (status, &json!(code)), "{body}");
+        assert!(!answer["detail"].as_str().unwrap().is_empty());
+        assert_eq!(answer["status"], status);
+    }
+    let (_, list) = server.call("GET", KEYS, Some(PERSON), None).await;
+    assert_eq!(
+        list["configured_providers"],
+        json!([]),
+        "nothing was stored"
+    );
+}
+
+#[tokio::test]
+async fn only_json_is_read() {
+    let folder = folder();
+    let server = production(&folder);
+    for (content_type, body, status) in [
+        (
+            "text/plain",
+            r#"{"provider":"gemini","api_key":"AQ.x"}"#,
+            415,
+        ),
+        ("application/json", "not JSON", 400),
+        (
+            "application/json",
+            r#"{"provider":"gemini","provider":"exa","api_key":"AQ.x"}"#,
+            400,
+        ),
+        (
+            "application/json; charset=utf-8",
+            r#"{"provider":"gemini","api_key":"AQ.x"}"#,
+            200,
+        ),
+    ] {
+        let request = Client::new().post(format!("{}{KEYS}", server.url));
+        let request = request.bearer_auth(local::token::sign(PERSON).unwrap());
+        let response = request
+            .header("content-type", content_type)
+            .body(body)
+            .send()
+            .await;
+        assert_eq!(response.unwrap().status(), status, "{content_type} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_or_bad_token_is_401_on_every_route_and_always_the_same_body() {
+    let folder = folder();
+    let server = production(&folder);
+    let mut bodies = Vec::new();
+    for (method, path) in [
+        ("GET", KEYS.to_owned()),
+        ("GET", format!("{KEYS}/onboarding")),
+        ("POST", KEYS.to_owned()),
+        ("DELETE", format!("{KEYS}/gemini")),
+        ("POST", "/api/generate".to_owned()),
+    ] {
+        for token in ["", "Bearer x", "Bearer a.b.c", "Basic dXNlcjpw"] {
+            let url = format!("{}{path}", server.url);
+            let request = Client::new().request(method.parse().unwrap(), url);
+            let response = request.header("authorization", token).send().await.unwrap();
+            assert_eq!(response.status(), 401, "{method} {path} {token}");
+            assert_eq!(response.headers()["cache-control"], "no-store");
+            assert_eq!(
+                response.headers()["content-type"],
+                "application/problem+json"
+            );
+            let mut body: Value = response.json().await.unwrap();
+            body["request_id"] = Value::Null;
+            bodies.push(body);
+        }
+    }
+    assert!(bodies.iter().all(|body| *body == bodies[0]));
+}
+
+#[tokio::test]
+async fn unknown_routes_are_404_and_wrong_methods_405_with_what_is_allowed() {
+    let folder = folder();
+    let server = production(&folder);
+    assert_eq!(
+        server
+            .call("GET", "/api/nothing", Some(PERSON), None)
+            .await
+            .0,
+        404
+    );
+    let url = format!("{}{KEYS}", server.url);
+    let response = Client::new().put(url).send().await.unwrap();
+    assert_eq!(response.status(), 405);
+    assert_eq!(response.headers()["allow"], "POST, GET");
+}
+
+#[tokio::test]
+async fn a_list_masks_every_key_at_one_length_and_names_every_provider() {
+    let folder = folder();
+    let server = production(&folder);
+    for (provider, key) in [
+        ("gemini", KEY),
+        ("exa", "short"),
+        ("copilotkit", "ck_pub_0123456789abcdef"),
+    ] {
+        assert_eq!(server.save(Some(PERSON), provider, key).await.0, 200);
+    }
+    let (status, list) = server.call("GET", KEYS, Some(PERSON), None).await;
+    assert_eq!(status, 200);
+    assert_eq!(list["total_providers"], 11);
+    assert_eq!(list["api_keys"].as_object().unwrap().len(), 11);
+    assert_eq!(list["api_keys"]["gemini"], "************0001");
+    assert_eq!(list["api_keys"]["exa"], "************");
+    assert_eq!(list["api_keys"]["openai"], Value::Null);
+    assert_eq!(
+        list["configured_providers"],
+        json!(["gemini", "exa", "copilotkit"])
+    );
+    let key = &list["keys"][0];
+    assert_eq!(
+        (&key["provider"], &key["version"], &key["status"]),
+        (&json!("gemini"), &json!(1), &json!("unverified"))
+    );
+    assert_eq!(
+        (&key["enabled"], &key["expires_at"]),
+        (&json!(true), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn nothing_of_one_person_reaches_another_and_no_environment_key_stands_in() {
+    let folder = folder();
+    let args = ["--port", "0", "--in-memory", "--production", "--stand-in"];
+    let mut command = command(folder.path(), &args);
+    command.env("GEMINI_API_KEY", "AQ.of-the-operator-9999");
+    let server = start(clerk(&mut command));
+    server.save(Some(PERSON), "gemini", KEY).await;
+    server
+        .save(Some(PERSON), "copilotkit", "ck_pub_0123456789abcdef")
+        .await;
+    let (_, list) = server.call("GET", KEYS, Some(OTHER), None).await;
+    assert_eq!(
+        (&list["keys"], &list["configured_providers"]),
+        (&json!([]), &json!([]))
+    );
+    assert_eq!(server.copilotkit(OTHER).await, Value::Null);
+    let prompt = || Some(json!({"prompt": "Hello"}));
+    let (status, answer) = server
+        .call("POST", "/api/generate", Some(OTHER), prompt())
+        .await;
+    assert_eq!((status, &answer["code"]), (409, &json!("no_api_key")));
+    server
+        .call("DELETE", &format!("{KEYS}/gemini"), Some(OTHER), None)
+        .await;
+    let (status, answer) = server
+        .call("POST", "/api/generate", Some(PERSON), prompt())
+        .await;
+    assert_eq!(
+        (status, &answer["credential"]["hint"]),
+        (200, &json!("0001"))
+    );
+    assert!(
+        !folder.path().join("backend").exists(),
+        "Production writes no file"
+    );
+}
+
+#[tokio::test]
+async fn in_production_only_the_public_key_comes_back_in_clear_and_in_local_mode_all_do() {
+    let folder = folder();
+    let path = format!("{KEYS}/onboarding");
+    let server = production(&folder);
+    server.save(Some(PERSON), "gemini", KEY).await;
+    server
+        .save(Some(PERSON), "copilotkit", "ck_pub_0123456789abcdef")
+        .await;
+    let (_, answer) = server.call("GET", &path, Some(PERSON), None).await;
+    assert_eq!(
+        answer["api_keys"],
+        json!({"copilotkit": "ck_pub_0123456789abcdef"})
+    );
+    let server = start(&mut command(folder.path(), &["--port", "0", "--in-memory"]));
+    server.save(None, "gemini", KEY).await;
+    let (_, answer) = server.call("GET", &path, None, None).await;
+    assert_eq!(answer["api_keys"], json!({"gemini": KEY}));
+}
+
+#[tokio::test]
+async fn a_refused_key_an_odd_model_and_an_empty_prompt_each_have_their_failure() {
+    let folder = folder();
+    let server = production(&folder);
+    server
+        .save(Some(PERSON), "gemini", "AQ.bad-key-0123456789")
+        .await;
+    for (body, status, code) in [
+        (json!({"prompt": "Hello"}), 422, "provider_rejected_key"),
+        (
+            json!({"prompt": "Hello", "model": "../x"}),
+            400,
+            "invalid_request",
+        ),
+        (json!({"prompt": " "}), 400, "invalid_request"),
+        (
+            json!({"prompt": "Hello", "temperature": 3}),
+            400,
+            "invalid_request",
+        ),
+        (
+            json!({"prompt": "Hello", "provider": "exa"}),
+            400,
+            "invalid_request",
+        ),
+        (
+            json!({"prompt": "Hello", "provider": "nobody"}),
+            400,
+            "unknown_provider",
+        ),
+        (
+            json!({"prompt": "Hello", "api_key": "AQ.x"}),
+            400,
+            "invalid_request",
+        ),
+    ] {
+        let (found, answer) = server
+            .call("POST", "/api/generate", Some(PERSON), Some(body.clone()))
+            .await;
+        assert_eq!((found, &answer["code"]), (status, &json!(code)), "{body}");
+        assert!(!answer.to_string().contains("AQ."), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn in_local_mode_a_rebound_host_and_a_hostile_page_are_refused_everywhere() {
+    let folder = folder();
+    let server = start(&mut command(folder.path(), &["--port", "0", "--in-memory"]));
+    for path in [
+        "/",
+        KEYS,
+        "/api/onboarding/api-keys/onboarding",
+        "/api/nothing",
+    ] {
+        for (name, value) in [
+            ("host", "evil.test"),
+            ("origin", "https://evil.test"),
+            ("origin", "null"),
+        ] {
+            let request = Client::new()
+                .get(format!("{}{path}", server.url))
+                .header(name, value);
+            assert_eq!(
+                request.send().await.unwrap().status(),
+                403,
+                "{path} {name} {value}"
+            );
+        }
+    }
+    let front_end = "http://localhost:3000";
+    let request = Client::new()
+        .get(format!("{}{KEYS}", server.url))
+        .header("origin", front_end);
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["access-control-allow-origin"], front_end);
+}
+
+#[tokio::test]
+async fn a_new_save_replaces_version_description_and_end() {
+    let folder = folder();
+    let server = production(&folder);
+    let body =
+        json!({"provider": "gemini", "api_key": KEY, "expires_in_days": 1, "description": "mine"});
+    server.call("POST", KEYS, Some(PERSON), Some(body)).await;
+    let (_, list) = server.call("GET", KEYS, Some(PERSON), None).await;
+    assert!(list["keys"][0]["expires_at"].is_string());
+    assert_eq!(list["keys"][0]["description"], "mine");
+    let (_, saved) = server.save(Some(PERSON), "gemini", KEY).await;
+    assert_eq!(saved["key"]["version"], 2);
+    let (_, list) = server.call("GET", KEYS, Some(PERSON), None).await;
+    assert_eq!(list["keys"][0]["expires_at"], Value::Null);
+}
