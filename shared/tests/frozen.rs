@@ -1,0 +1,69 @@
+//! Stored forms are supported for ever: rows written long ago still open.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::{collections::HashMap, fs};
+
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+use embedded::Embedded;
+use lambda_http::http::HeaderMap;
+use serde_json::Value;
+use time::OffsetDateTime;
+use user_api_keys::{
+    auth::Auth, config::Config, key_table::KeyReader, mode::Mode, provider::Provider,
+    sealing::Opener, user_api_keys::UserApiKeys,
+};
+
+/// `kms.json` as `serve` wrote it.
+const KMS: &str = include_str!("frozen/kms.json");
+/// The row that `save-keys` wrote beside it for the key [`KEY`], `ct` in hexadecimal.
+const ROW: &str = include_str!("frozen/row-kms1.json");
+const KEY: &str = "AQ.frozen-key-of-the-first-version-0001";
+
+fn attribute(name: &str, value: &Value) -> AttributeValue {
+    match value {
+        Value::String(hex) if name == "ct" => {
+            let byte = |n| u8::from_str_radix(&hex[n..n + 2], 16).unwrap();
+            AttributeValue::B(Blob::new(
+                (0..hex.len()).step_by(2).map(byte).collect::<Vec<_>>(),
+            ))
+        }
+        Value::String(text) => AttributeValue::S(text.clone()),
+        Value::Number(number) => AttributeValue::N(number.to_string()),
+        other => AttributeValue::Bool(other.as_bool().unwrap()),
+    }
+}
+
+#[tokio::test]
+async fn a_row_of_the_first_version_still_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("kms.json"), KMS).unwrap();
+    let services = Embedded::in_folder(folder.path()).await.unwrap();
+    let row: HashMap<String, Value> = serde_json::from_str(ROW).unwrap();
+    let item = row
+        .iter()
+        .map(|(name, value)| (name.clone(), attribute(name, value)));
+    let put = services
+        .dynamodb
+        .put_item()
+        .table_name(&services.table_name);
+    put.set_item(Some(item.collect())).send().await.unwrap();
+    let config = Config::from_lookup(|name| match name {
+        "TABLE_NAME" => Some(services.table_name.clone()),
+        "KMS_KEY_ARN" => Some(services.kms_key_arn.clone()),
+        _ => None,
+    })
+    .unwrap();
+    let developer = Auth::new(Mode::Local, None)
+        .unwrap()
+        .user(&HeaderMap::new())
+        .unwrap();
+    let reader = KeyReader::new(services.dynamodb.clone(), services.table_name.clone());
+    let opener = Opener::new(services.kms.clone(), &config, Provider::ALL);
+    let opened = UserApiKeys::of(&developer, &reader, &opener, None)
+        .get(Provider::Gemini, OffsetDateTime::UNIX_EPOCH)
+        .await
+        .unwrap();
+    // EXPOSE: the test compares it with what was saved.
+    assert_eq!(opened.key.expose(), KEY);
+}
