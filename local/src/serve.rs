@@ -27,12 +27,12 @@ const PRODUCTION: &str = "production";
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Port on 127.0.0.1; 0 picks a free one.
-    #[arg(long, default_value_t = 8787)]
+    #[arg(long, env = "PORT", default_value_t = 8787)]
     port: u16,
     /// Folder of the embedded database and KMS key.
-    #[arg(long, default_value = ".local", conflicts_with = "in_memory")]
+    #[arg(long, env = "DATA_DIR", default_value = ".local")]
     data_dir: PathBuf,
-    /// Keep nothing: everything is gone when the server stops.
+    /// Keep nothing, whatever the data folder: everything is gone when the server stops.
     #[arg(long)]
     in_memory: bool,
     /// Production mode on the embedded services, with the environment's Clerk settings.
