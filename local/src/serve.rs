@@ -27,10 +27,10 @@ const PRODUCTION: &str = "production";
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Port on 127.0.0.1; 0 picks a free one.
-    #[arg(long, env = "PORT", default_value_t = 8787)]
+    #[arg(long, env = "USER_API_KEYS_PORT", default_value_t = 8787)]
     port: u16,
     /// Folder of the embedded database and KMS key.
-    #[arg(long, env = "DATA_DIR", default_value = ".local")]
+    #[arg(long, env = "USER_API_KEYS_DATA_DIR", default_value = ".local")]
     data_dir: PathBuf,
     /// Keep nothing, whatever the data folder: everything is gone when the server stops.
     #[arg(long)]

@@ -11,7 +11,7 @@ use user_api_keys::{
     api_key::ApiKey,
     auth::Auth,
     config::Config,
-    key_table::{KeyLister, KeyReader, KeyWriter, NewKey, Status},
+    key_table::{KeyLister, KeyReader, KeyWriter, NewKey, Status, TableError},
     provider::Provider,
     sealing::{Binding, Opener, Sealer, SealingError},
     user::User,
@@ -33,11 +33,10 @@ struct Stack {
     auth: Auth,
 }
 
-async fn stack() -> Stack {
-    let services = Embedded::in_memory().await.unwrap();
-    let config = Config::from_lookup(|name| {
+fn config(services: &Embedded, deploy_env: &str) -> Config {
+    Config::from_lookup(|name| {
         let value = match name {
-            "DEPLOY_ENV" => "test",
+            "DEPLOY_ENV" => deploy_env,
             "TABLE_NAME" => &services.table_name,
             "KMS_KEY_ARN" => &services.kms_key_arn,
             "CLERK_JWT_KEY" => include_str!("keys/clerk-test.pub.pem"),
@@ -47,7 +46,12 @@ async fn stack() -> Stack {
         };
         Some(value.to_owned())
     })
-    .unwrap();
+    .unwrap()
+}
+
+async fn stack() -> Stack {
+    let services = Embedded::in_memory().await.unwrap();
+    let config = config(&services, "test");
     let table = || services.table_name.clone();
     Stack {
         sealer: Sealer::new(services.kms.clone(), &config),
@@ -104,6 +108,15 @@ impl Stack {
             .await?;
         // EXPOSE: the test compares it with what was saved.
         Ok(opened.key.expose().to_owned())
+    }
+
+    /// Changes one attribute of the only row, past every rule of ours.
+    async fn tamper(&self, name: &str, value: AttributeValue) {
+        let mut row = self.items().await.remove(0);
+        row.insert(name.to_owned(), value);
+        let put = self.services.dynamodb.put_item();
+        let put = put.table_name(&self.services.table_name);
+        put.set_item(Some(row)).send().await.unwrap();
     }
 
     async fn items(&self) -> Vec<std::collections::HashMap<String, AttributeValue>> {
@@ -221,4 +234,138 @@ async fn a_second_save_counts_a_version_and_a_delete_leaves_nothing() {
         stack.open(&a, Provider::Gemini).await,
         Err(KeyError::Missing(_))
     ));
+}
+
+fn string(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+#[tokio::test]
+async fn a_row_of_another_kid_or_another_kms_key_does_not_open() {
+    let other_key = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-4000-8000-000000000000";
+    for (name, value) in [("kid", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), ("cmk", other_key)] {
+        let stack = stack().await;
+        let a = stack.user("user_aaaaaaaa");
+        stack.save(&a, Provider::Gemini, KEY_A).await;
+        stack.tamper(name, string(value)).await;
+        let error = stack.open(&a, Provider::Gemini).await.err();
+        let refused = matches!(error, Some(KeyError::Sealing(SealingError::DoesNotOpen(_))));
+        assert!(refused, "{name}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_does_not_open_under_another_deploy_env() {
+    let mut stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    stack.opener = Opener::new(
+        stack.services.kms.clone(),
+        &config(&stack.services, "another"),
+        OPENS,
+    );
+    assert!(matches!(
+        stack.open(&a, Provider::Gemini).await,
+        Err(KeyError::Sealing(SealingError::DoesNotOpen(_)))
+    ));
+}
+
+#[tokio::test]
+async fn a_row_of_an_unknown_form_is_corrupt_and_never_read_as_plain() {
+    for (name, value) in [
+        ("fmt", string("plain")),
+        ("fmt", string("kms2")),
+        ("ctxv", string("2")),
+        ("ct", string(KEY_A)),
+        ("cmk", string("alias/mine")),
+        ("kid", AttributeValue::Bool(true)),
+        ("ver", string("one")),
+        ("status", string("fine")),
+    ] {
+        let stack = stack().await;
+        let a = stack.user("user_aaaaaaaa");
+        stack.save(&a, Provider::Gemini, KEY_A).await;
+        stack.tamper(name, value).await;
+        let error = stack.open(&a, Provider::Gemini).await.err();
+        let corrupt = matches!(error, Some(KeyError::Table(TableError::Corrupt(_))));
+        assert!(corrupt, "{name}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_single_flipped_bit_of_a_ciphertext_opens() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    let Some(AttributeValue::B(whole)) = stack.items().await[0].get("ct").cloned() else {
+        unreachable!("a row has a ciphertext");
+    };
+    for byte in 0..whole.as_ref().len() {
+        let mut flipped = whole.as_ref().to_vec();
+        flipped[byte] ^= 1 << (byte % 8);
+        let ct = AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new(flipped));
+        stack.tamper("ct", ct).await;
+        assert!(
+            stack.open(&a, Provider::Gemini).await.is_err(),
+            "byte {byte}"
+        );
+    }
+    stack.tamper("ct", AttributeValue::B(whole)).await;
+    assert_eq!(stack.open(&a, Provider::Gemini).await.unwrap(), KEY_A);
+}
+
+#[tokio::test]
+async fn a_paused_and_an_expired_key_are_not_opened() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    stack
+        .tamper("expires_at", string("2020-01-01T00:00:00Z"))
+        .await;
+    assert!(matches!(
+        stack.open(&a, Provider::Gemini).await,
+        Err(KeyError::Expired(_))
+    ));
+    stack.tamper("expires_at", string("not a time")).await;
+    assert!(matches!(
+        stack.open(&a, Provider::Gemini).await,
+        Err(KeyError::Expired(_))
+    ));
+    stack.tamper("enabled", AttributeValue::Bool(false)).await;
+    assert!(matches!(
+        stack.open(&a, Provider::Gemini).await,
+        Err(KeyError::Paused(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_save_that_fails_leaves_the_old_key_whole() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    let before = stack.items().await;
+    let elsewhere = KeyWriter::new(stack.services.dynamodb.clone(), "no-such-table".to_owned());
+    let key = ApiKey::parse(SecretString::from(KEY_B)).ok().unwrap();
+    let binding = Binding {
+        user: a.id(),
+        provider: Provider::Gemini,
+        kid: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    };
+    let new = NewKey {
+        provider: Provider::Gemini,
+        kid: binding.kid,
+        sealed: stack.sealer.seal(&key, &binding).await.unwrap(),
+        hint: "2222",
+        description: None,
+        expires_at: None,
+        status: Status::Unverified,
+    };
+    assert!(
+        elsewhere
+            .save(&a, new, OffsetDateTime::now_utc())
+            .await
+            .is_err()
+    );
+    assert_eq!(stack.items().await, before);
+    assert_eq!(stack.open(&a, Provider::Gemini).await.unwrap(), KEY_A);
 }
