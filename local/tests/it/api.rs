@@ -359,17 +359,21 @@ async fn in_local_mode_a_rebound_host_and_a_hostile_page_are_refused_everywhere(
 }
 
 #[tokio::test]
-async fn a_new_save_replaces_version_description_and_end() {
+async fn a_new_save_has_its_own_kid_and_replaces_version_description_and_end() {
     let folder = folder();
     let server = production(&folder);
     let body =
         json!({"provider": "gemini", "api_key": KEY, "expires_in_days": 1, "description": "mine"});
-    server.call("POST", KEYS, Some(PERSON), Some(body)).await;
+    let (_, first) = server.call("POST", KEYS, Some(PERSON), Some(body)).await;
     let (_, list) = server.call("GET", KEYS, Some(PERSON), None).await;
     assert!(list["keys"][0]["expires_at"].is_string());
     assert_eq!(list["keys"][0]["description"], "mine");
     let (_, saved) = server.save(Some(PERSON), "gemini", KEY).await;
     assert_eq!(saved["key"]["version"], 2);
+    assert_ne!(
+        saved["key"]["kid"], first["key"]["kid"],
+        "every save has its own kid"
+    );
     let (_, list) = server.call("GET", KEYS, Some(PERSON), None).await;
     assert_eq!(list["keys"][0]["expires_at"], Value::Null);
 }

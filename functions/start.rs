@@ -1,9 +1,9 @@
-//! Where the real binary refuses to start.
+//! Where the real binary refuses to start; run by each function for its own.
 
 use std::process::Command;
 
 fn says(settings: &[(&str, &str)]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_generate-content"));
+    let mut command = Command::new(env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME"))));
     let output = command
         .env_clear()
         .envs(settings.iter().copied())
@@ -15,7 +15,7 @@ fn says(settings: &[(&str, &str)]) -> String {
 
 #[test]
 fn local_mode_on_a_real_lambda_is_refused() {
-    let lambda = ("AWS_LAMBDA_FUNCTION_NAME", "generate-content");
+    let lambda = ("AWS_LAMBDA_FUNCTION_NAME", env!("CARGO_PKG_NAME"));
     let debug = [lambda, ("DEBUG", "true"), ("DEPLOY_ENV", "prod")];
     for settings in [&[lambda][..], &debug] {
         let said = says(settings);
