@@ -58,6 +58,7 @@ fn routes<A>(of: &[Route<A>], function: Function) -> impl Iterator<Item = Route<
         method: route.method.clone(),
         path: route.path,
         action: function,
+        in_person: route.in_person,
     })
 }
 

@@ -102,10 +102,12 @@ impl Page {
     /// One row per provider; in Production without a word about anybody's keys.
     async fn rows(&self) -> Result<String, TableError> {
         let records = match (&self.developer, Auth::new(self.config.mode, None)) {
-            (Some(_), Ok(local)) => match local.user(&Default::default()) {
-                Ok(developer) => self.keys.list(&developer).await?,
-                Err(_) => Vec::new(),
-            },
+            (Some(_), Ok(local)) => {
+                match local.user(&Default::default(), time::OffsetDateTime::now_utc()) {
+                    Ok(developer) => self.keys.list(&developer).await?,
+                    Err(_) => Vec::new(),
+                }
+            }
             _ => Vec::new(),
         };
         let saved = |provider| {

@@ -21,11 +21,22 @@ const LIFETIME_S: u64 = 60;
 /// # Errors
 /// When it cannot be signed.
 pub fn sign(user_id: &str) -> Result<String, jsonwebtoken::errors::Error> {
+    sign_as(user_id, None)
+}
+
+/// A token for `user_id` that `actor` holds in their place, as Clerk's impersonation makes them.
+///
+/// # Errors
+/// When it cannot be signed.
+pub fn sign_as(user_id: &str, actor: Option<&str>) -> Result<String, jsonwebtoken::errors::Error> {
     let now = jsonwebtoken::get_current_timestamp();
-    let claims = json!({
+    let mut claims = json!({
         "sub": user_id, "iss": ISSUER, "azp": PARTY, "sid": "sess_test",
         "iat": now, "nbf": now, "exp": now + LIFETIME_S,
     });
+    if let Some(actor) = actor {
+        claims["act"] = json!({ "sub": actor });
+    }
     let key = EncodingKey::from_rsa_pem(PRIVATE_KEY.as_bytes())?;
     jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &key)
 }

@@ -54,12 +54,14 @@ pub struct Config {
 /// What a session token must match.
 #[derive(Debug, Clone)]
 pub struct Clerk {
-    /// `CLERK_JWT_KEY`: PEM public key.
+    /// `CLERK_JWT_KEY`: one or several PEM public keys; a literal `\n` counts as a line break.
     pub jwt_key: String,
     /// `CLERK_ISSUER`.
     pub issuer: String,
     /// `CLERK_AUTHORIZED_PARTIES`, comma-separated origins.
     pub authorized_parties: Vec<String>,
+    /// `CLERK_AUDIENCE`: what `aud` must hold, where it is set.
+    pub audience: Option<String>,
 }
 
 /// ARN of a KMS key, never an alias.
@@ -290,6 +292,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             jwt_key: jwt_key?.replace("\\n", "\n"),
             issuer: issuer?,
             authorized_parties: comma_list(&parties?),
+            audience: self.optional("CLERK_AUDIENCE"),
         })
     }
 }

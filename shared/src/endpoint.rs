@@ -21,7 +21,7 @@ use crate::{
     auth::{Auth, AuthSetupError},
     config::Config,
     origin::Origins,
-    problem::Problem,
+    problem::{Code, Problem},
     user::User,
 };
 
@@ -34,6 +34,9 @@ pub struct Route<A> {
     pub path: &'static str,
     /// What the function does there.
     pub action: A,
+    /// Whether only the person themselves may: somebody who impersonates them may look, and may
+    /// not write, open or generate.
+    pub in_person: bool,
 }
 
 /// One authenticated request.
@@ -96,19 +99,20 @@ impl Endpoint {
             Ok(None) => Ok(empty(StatusCode::NO_CONTENT)),
             Ok(Some((route, segment))) => {
                 pattern = route.path;
-                match self.auth.user(&parts.headers) {
+                let now = OffsetDateTime::now_utc();
+                match self.admit(route, &parts.headers, now) {
                     Ok(user) => {
                         act(Call {
                             action: route.action,
                             segment: segment.to_owned(),
                             user,
-                            now: OffsetDateTime::now_utc(),
+                            now,
                             headers: parts.headers.clone(),
                             body,
                         })
                         .await
                     }
-                    Err(reason) => Err(reason.into()),
+                    Err(problem) => Err(problem),
                 }
             }
             Err(problem) => Err(problem),
@@ -120,6 +124,29 @@ impl Endpoint {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         self.origins.describe(&parts.headers, headers);
         response
+    }
+}
+
+impl Endpoint {
+    /// Who is calling, if they may call this route.
+    fn admit<A>(
+        &self,
+        route: &Route<A>,
+        headers: &HeaderMap,
+        now: OffsetDateTime,
+    ) -> Result<User, Problem> {
+        let user = self.auth.user(headers, now)?;
+        let Some(actor) = user.actor() else {
+            return Ok(user);
+        };
+        tracing::warn!(%actor, route = route.path, "impersonation");
+        match route.in_person {
+            true => Err(Problem::new(
+                Code::Forbidden,
+                "You are signed in on somebody's behalf and may only look; sign in as yourself.",
+            )),
+            false => Ok(user),
+        }
     }
 }
 
@@ -280,11 +307,13 @@ mod tests {
             method: Method::GET,
             path: "/api/keys",
             action: 1,
+            in_person: true,
         },
         Route {
             method: Method::DELETE,
             path: "/api/keys/{provider}",
             action: 2,
+            in_person: true,
         },
     ];
 

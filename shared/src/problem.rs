@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn all_reasons_for_a_401_have_one_body() {
-        let party = Problem::from(Unauthorized::AuthorizedParty);
+        let party = Problem::from(Unauthorized::Token("authorized party"));
         assert_eq!(body(&party), body(&Problem::from(Unauthorized::NoToken)));
     }
 

@@ -35,19 +35,37 @@ impl UserId {
 #[derive(Debug, Clone)]
 pub struct User {
     id: UserId,
+    actor: Option<Actor>,
+}
+
+/// Somebody who impersonates a person through Clerk; named when Clerk names a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor(pub(crate) Option<UserId>);
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.as_ref().map_or("unnamed", UserId::as_str))
+    }
 }
 
 impl User {
     /// Made from a verified token's subject.
-    pub(crate) fn verified(id: UserId) -> Self {
-        Self { id }
+    pub(crate) fn verified(id: UserId, actor: Option<Actor>) -> Self {
+        Self { id, actor }
     }
 
     /// The one developer of Local mode.
     pub(crate) fn local() -> Self {
         Self {
             id: UserId("local".to_owned()),
+            actor: None,
         }
+    }
+
+    /// Who impersonates this person, if anybody does: they may look, and do nothing else.
+    #[must_use]
+    pub fn actor(&self) -> Option<&Actor> {
+        self.actor.as_ref()
     }
 
     /// Whose rows may be touched.

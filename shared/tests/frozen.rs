@@ -56,7 +56,7 @@ async fn a_row_of_the_first_version_still_opens() {
     .unwrap();
     let developer = Auth::new(Mode::Local, None)
         .unwrap()
-        .user(&HeaderMap::new())
+        .user(&HeaderMap::new(), OffsetDateTime::now_utc())
         .unwrap();
     let reader = KeyReader::new(services.dynamodb.clone(), services.table_name.clone());
     let opener = Opener::new(services.kms.clone(), &config, Provider::ALL);

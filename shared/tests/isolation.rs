@@ -68,14 +68,14 @@ impl Stack {
     fn user(&self, sub: &str) -> User {
         let now = jsonwebtoken::get_current_timestamp();
         let claims = serde_json::json!({"sub": sub, "iss": "https://clerk.test",
-            "azp": "https://app.test", "iat": now, "nbf": now, "exp": now + 60});
+            "azp": "https://app.test", "sid": "sess_test", "iat": now, "nbf": now, "exp": now + 60});
         let key =
             jsonwebtoken::EncodingKey::from_rsa_pem(include_bytes!("keys/clerk-test.pem")).unwrap();
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);
         let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        self.auth.user(&headers).unwrap()
+        self.auth.user(&headers, OffsetDateTime::now_utc()).unwrap()
     }
 
     async fn save(&self, user: &User, provider: Provider, text: &str) -> u64 {

@@ -38,11 +38,13 @@ pub const ROUTES: &[Route<Action>] = &[
         method: Method::GET,
         path: "/api/onboarding/api-keys",
         action: Action::List,
+        in_person: false,
     },
     Route {
         method: Method::GET,
         path: "/api/onboarding/api-keys/onboarding",
         action: Action::Onboarding,
+        in_person: true,
     },
 ];
 

@@ -37,6 +37,7 @@ pub const ROUTES: &[Route<Action>] = &[Route {
     method: Method::POST,
     path: "/api/generate",
     action: Action::Generate,
+    in_person: true,
 }];
 
 /// All this function can reach.

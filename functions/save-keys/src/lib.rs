@@ -40,11 +40,13 @@ pub const ROUTES: &[Route<Action>] = &[
         method: Method::POST,
         path: "/api/onboarding/api-keys",
         action: Action::Save,
+        in_person: true,
     },
     Route {
         method: Method::DELETE,
         path: "/api/onboarding/api-keys/{provider}",
         action: Action::Delete,
+        in_person: true,
     },
 ];
 

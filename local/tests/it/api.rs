@@ -377,3 +377,28 @@ async fn a_new_save_has_its_own_kid_and_replaces_version_description_and_end() {
     let (_, list) = server.call("GET", KEYS, Some(PERSON), None).await;
     assert_eq!(list["keys"][0]["expires_at"], Value::Null);
 }
+
+#[tokio::test]
+async fn who_impersonates_may_look_and_do_nothing_else_and_is_logged() {
+    let folder = folder();
+    let server = production(&folder);
+    server
+        .save(Some(PERSON), "copilotkit", "ck_pub_0123456789abcdef")
+        .await;
+    for (method, path, status) in [
+        ("GET", KEYS.to_owned(), 200),
+        ("GET", format!("{KEYS}/onboarding"), 403),
+        ("POST", KEYS.to_owned(), 403),
+        ("DELETE", format!("{KEYS}/copilotkit"), 403),
+        ("POST", "/api/generate".to_owned(), 403),
+    ] {
+        let url = format!("{}{path}", server.url);
+        let token = local::token::sign_as(PERSON, Some("user_support01")).unwrap();
+        let request = Client::new().request(method.parse().unwrap(), url);
+        let response = request.bearer_auth(token).send().await.unwrap();
+        assert_eq!(response.status(), status, "{method} {path}");
+    }
+    assert_eq!(server.copilotkit(PERSON).await, "ck_pub_0123456789abcdef");
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert_eq!(log.matches("user_support01").count(), 5);
+}

@@ -1,0 +1,33 @@
+//! Prints the token corpus and how we decide it, as JSON, for another verifier to decide too.
+
+use lambda_http::http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use serde_json::json;
+use time::OffsetDateTime;
+use user_api_keys::{auth::Auth, config::Clerk, mode::Mode};
+
+#[path = "../tests/tokens/corpus.rs"]
+mod corpus;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let clerk = Clerk {
+        jwt_key: corpus::PUBLIC.to_owned(),
+        issuer: corpus::ISSUER.to_owned(),
+        authorized_parties: vec![corpus::PARTY.to_owned()],
+        audience: None,
+    };
+    let auth = Auth::new(Mode::Production, Some(&clerk))?;
+    let mut cases = Vec::new();
+    for case in corpus::corpus(jsonwebtoken::get_current_timestamp()) {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_str(&case.authorization)?);
+        let ours = auth.user(&headers, OffsetDateTime::now_utc()).is_ok();
+        let wrong = ours != case.admitted;
+        cases.push(json!({"name": case.name, "authorization": case.authorization, "ours": ours, "wrong": wrong}));
+    }
+    let settings = json!({"jwtKey": corpus::PUBLIC, "authorizedParties": [corpus::PARTY]});
+    serde_json::to_writer(
+        std::io::stdout(),
+        &json!({"cases": cases, "settings": settings}),
+    )?;
+    Ok(())
+}
