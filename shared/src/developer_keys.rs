@@ -92,6 +92,15 @@ impl DeveloperKeys {
         written
     }
 
+    /// Writes a browser-safe key to `frontend/.env` alone.
+    #[must_use]
+    pub fn save_for_browser(&self, name: &'static str, key: &ApiKey) -> Written {
+        let mut written = Written::default();
+        // EXPOSE: a public key, for the developer's own file.
+        written.note(&self.frontend, self.frontend.set(name, key.expose()));
+        written
+    }
+
     /// Takes the provider's lines out of both files.
     ///
     /// # Errors

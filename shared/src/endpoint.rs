@@ -10,7 +10,7 @@ use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+        header::{CACHE_CONTROL, CONTENT_TYPE, IF_MATCH, X_CONTENT_TYPE_OPTIONS},
         request::Parts,
     },
 };
@@ -151,6 +151,24 @@ impl Endpoint {
 }
 
 impl<A> Call<A> {
+    /// The version in `If-Match: "<version>"`, where there is one.
+    ///
+    /// # Errors
+    /// 400 for anything but one quoted number.
+    pub fn if_match(&self) -> Result<Option<u64>, Problem> {
+        let Some(value) = self.headers.get(IF_MATCH) else {
+            return Ok(None);
+        };
+        let quoted = value.to_str().ok().and_then(|text| {
+            let number = text.strip_prefix('"')?.strip_suffix('"')?;
+            number.parse().ok()
+        });
+        let detail = "If-Match takes the version of the key in double quotes.";
+        quoted
+            .map(Some)
+            .ok_or_else(|| Problem::invalid_request(detail))
+    }
+
     /// The body as `T`, which denies unknown fields; `shape` tells people what is expected.
     ///
     /// # Errors

@@ -9,9 +9,9 @@ use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
     primitives::Blob,
-    types::{AttributeValue, ReturnValue},
+    types::{AttributeValue, DeleteRequest, ReturnValue, WriteRequest},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
 const RECORD: &str = "sk, kid, ver, hint, #status, enabled, expires_at, description, created_at, \
                       updated_at, checked_at, last_used_at";
 
+/// How often DynamoDB may leave a part of a batch for the next call.
+const DELETE_ROUNDS: usize = 5;
+
 /// Why the table did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
@@ -34,6 +37,9 @@ pub enum TableError {
     /// A row that does not have its shape. An alarm.
     #[error("corrupt row: {0}")]
     Corrupt(&'static str),
+    /// The row is not what the caller took it for, or not there; nothing was changed.
+    #[error("condition did not hold")]
+    Condition,
     /// A time that cannot be written down.
     #[error("time cannot be formatted")]
     Time(#[from] time::error::Format),
@@ -98,6 +104,25 @@ impl Record {
         self.sk.strip_prefix("KEY#")?.parse().ok()
     }
 
+    /// For an answer; `None` for a provider this version does not know.
+    #[must_use]
+    pub fn shown(self) -> Option<ShownRecord> {
+        Some(ShownRecord {
+            provider: self.provider()?.name(),
+            hint: self.hint,
+            kid: self.kid,
+            version: self.ver,
+            status: self.status.as_str(),
+            enabled: self.enabled,
+            expires_at: self.expires_at,
+            description: self.description,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            checked_at: self.checked_at,
+            last_used_at: self.last_used_at,
+        })
+    }
+
     /// Whether its time is over at `now`; a time that cannot be read counts as over.
     #[must_use]
     pub fn expired(&self, now: OffsetDateTime) -> bool {
@@ -105,6 +130,25 @@ impl Record {
             OffsetDateTime::parse(at, &Rfc3339).map_or(true, |expires_at| expires_at <= now)
         })
     }
+}
+
+/// A record as an answer shows it.
+#[derive(Debug, Serialize)]
+pub struct ShownRecord {
+    /// Provider's name.
+    pub provider: &'static str,
+    /// Last four characters, or empty.
+    pub hint: String,
+    kid: String,
+    version: u64,
+    status: &'static str,
+    enabled: bool,
+    expires_at: Option<String>,
+    description: Option<String>,
+    created_at: String,
+    updated_at: String,
+    checked_at: Option<String>,
+    last_used_at: Option<String>,
 }
 
 /// A record together with its sealed key.
@@ -133,6 +177,19 @@ pub struct NewKey<'a> {
     pub expires_at: Option<OffsetDateTime>,
     /// What the provider said.
     pub status: Status,
+    /// The version this save must replace, where the caller named one (`If-Match`).
+    pub replaces: Option<u64>,
+}
+
+/// A change of a key's record that leaves the key itself alone; `None` leaves a field alone too.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Whether the key may be opened.
+    pub enabled: Option<bool>,
+    /// The person's own words; `Some(None)` takes them away.
+    pub description: Option<Option<String>>,
+    /// When the key stops being opened; `Some(None)` is never.
+    pub expires_at: Option<Option<OffsetDateTime>>,
 }
 
 /// Where the rows are.
@@ -232,6 +289,11 @@ impl KeyWriter {
             update = update
                 .expression_attribute_values(format!(":{name}"), text(value.unwrap_or_default()));
         }
+        if let Some(version) = new.replaces {
+            update = update
+                .condition_expression("ver = :replaces")
+                .expression_attribute_values(":replaces", AttributeValue::N(version.to_string()));
+        }
         let answer = update
             .return_values(ReturnValue::UpdatedNew)
             .send()
@@ -241,6 +303,92 @@ impl KeyWriter {
             .attributes()
             .and_then(|item| item.get("ver")?.as_n().ok()?.parse().ok())
             .ok_or(TableError::Corrupt("no version"))
+    }
+
+    /// One `UpdateItem` on a row that is there; returns the record as it is now.
+    ///
+    /// # Errors
+    /// [`TableError::Condition`] when there is no key.
+    pub async fn change(
+        &self,
+        user: &User,
+        provider: Provider,
+        change: Change,
+        now: OffsetDateTime,
+    ) -> Result<Record, TableError> {
+        let expires_at = match change.expires_at {
+            Some(Some(at)) => Some(Some(at.format(&Rfc3339)?)),
+            other => other.map(|_| None),
+        };
+        let mut set = vec!["rev=rev+:one", "updated_at=:now"];
+        let mut remove = Vec::new();
+        let mut update = self
+            .0
+            .dynamodb
+            .update_item()
+            .table_name(&self.0.name)
+            .set_key(Some(primary_key(user, provider)))
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":now", text(&now.format(&Rfc3339)?));
+        if let Some(enabled) = change.enabled {
+            set.push("enabled=:enabled");
+            update = update.expression_attribute_values(":enabled", AttributeValue::Bool(enabled));
+        }
+        for (name, assignment, value) in [
+            (
+                "description",
+                "description=:description",
+                change.description,
+            ),
+            ("expires_at", "expires_at=:expires_at", expires_at),
+        ] {
+            match value {
+                Some(Some(value)) => {
+                    set.push(assignment);
+                    update = update.expression_attribute_values(format!(":{name}"), text(&value));
+                }
+                Some(None) => remove.push(name),
+                None => {}
+            }
+        }
+        let mut expression = format!("SET {}", set.join(", "));
+        if !remove.is_empty() {
+            expression.push_str(&format!(" REMOVE {}", remove.join(", ")));
+        }
+        let answer = update
+            .update_expression(expression)
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        record(answer.attributes.unwrap_or_default())
+    }
+
+    /// Deletes every key: one `BatchWriteItem`, and another for what DynamoDB leaves over.
+    ///
+    /// # Errors
+    /// [`TableError`]; some may be deleted, and a next try deletes the rest.
+    pub async fn delete_all(&self, user: &User) -> Result<(), TableError> {
+        let delete = |&provider: &Provider| {
+            let key = DeleteRequest::builder().set_key(Some(primary_key(user, provider)));
+            let key = key.build().map_err(|_| TableError::Corrupt("delete"))?;
+            Ok(WriteRequest::builder().delete_request(key).build())
+        };
+        let all: Result<Vec<_>, TableError> = Provider::ALL.iter().map(delete).collect();
+        let mut left = HashMap::from([(self.0.name.clone(), all?)]);
+        for _ in 0..DELETE_ROUNDS {
+            let batch = self.0.dynamodb.batch_write_item();
+            let answer = batch.set_request_items(Some(left)).send().await;
+            left = answer
+                .map_err(|error| failure(&error))?
+                .unprocessed_items
+                .unwrap_or_default();
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(TableError::Unavailable("unprocessed items".to_owned()))
     }
 
     /// One `DeleteItem`; deleting nothing is fine.
@@ -360,5 +508,8 @@ fn failure<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TableError {
     let code = error
         .as_service_error()
         .and_then(ProvideErrorMetadata::code);
-    TableError::Unavailable(code.unwrap_or("no answer").to_owned())
+    match code {
+        Some("ConditionalCheckFailedException") => TableError::Condition,
+        code => TableError::Unavailable(code.unwrap_or("no answer").to_owned()),
+    }
 }

@@ -68,6 +68,7 @@ codes! {
     TemporarilyUnavailable "temporarily_unavailable" SERVICE_UNAVAILABLE "Try again shortly"
     NotFound "not_found" NOT_FOUND "No such address"
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "Not this method"
+    VersionConflict "version_conflict" PRECONDITION_FAILED "Changed meanwhile"
     Internal "internal" INTERNAL_SERVER_ERROR "A defect of ours"
 }
 
@@ -258,6 +259,10 @@ impl From<TableError> for Problem {
     fn from(error: TableError) -> Self {
         match error {
             TableError::Unavailable(_) => Self::temporarily_unavailable(error),
+            TableError::Condition => Self::new(
+                Code::VersionConflict,
+                "The key was changed meanwhile; read the list again and repeat.",
+            ),
             TableError::Corrupt(_) | TableError::Time(_) => Self::internal(error),
         }
     }

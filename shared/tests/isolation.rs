@@ -95,6 +95,7 @@ impl Stack {
             description: None,
             expires_at: None,
             status: Status::Unverified,
+            replaces: None,
         };
         self.writer
             .save(user, new, OffsetDateTime::now_utc())
@@ -359,6 +360,7 @@ async fn a_save_that_fails_leaves_the_old_key_whole() {
         description: None,
         expires_at: None,
         status: Status::Unverified,
+        replaces: None,
     };
     assert!(
         elsewhere

@@ -11,7 +11,7 @@ use user_api_keys::{
     config::Config,
     developer_keys::DeveloperKeys,
     endpoint::{Call, Endpoint, Route, json},
-    key_table::{KeyLister, KeyReader, Record},
+    key_table::{KeyLister, KeyReader, Record, ShownRecord, Status},
     problem::Problem,
     provider::Provider,
     sealing::Opener,
@@ -30,23 +30,54 @@ pub enum Action {
     List,
     /// Browser-safe keys in clear; in Local mode all of them.
     Onboarding,
+    /// Whether the required keys are there and not known to be bad.
+    Validate,
+    /// What a person needs to know to get a provider's key.
+    Setup,
 }
 
 /// Where it does it.
 pub const ROUTES: &[Route<Action>] = &[
-    Route {
-        method: Method::GET,
-        path: "/api/onboarding/api-keys",
-        action: Action::List,
-        in_person: false,
-    },
-    Route {
-        method: Method::GET,
-        path: "/api/onboarding/api-keys/onboarding",
-        action: Action::Onboarding,
-        in_person: true,
-    },
+    route(Method::GET, "/api/onboarding/api-keys", Action::List, false),
+    route(
+        Method::GET,
+        "/api/onboarding/api-keys/onboarding",
+        Action::Onboarding,
+        true,
+    ),
+    route(
+        Method::GET,
+        "/api/onboarding/api-keys/validate",
+        Action::Validate,
+        false,
+    ),
+    route(
+        Method::POST,
+        "/api/onboarding/api-keys/validate",
+        Action::Validate,
+        false,
+    ),
+    route(
+        Method::GET,
+        "/api/onboarding/providers/{provider}/setup",
+        Action::Setup,
+        false,
+    ),
 ];
+
+const fn route(
+    method: Method,
+    path: &'static str,
+    action: Action,
+    in_person: bool,
+) -> Route<Action> {
+    Route {
+        method,
+        path,
+        action,
+        in_person,
+    }
+}
 
 /// All this function can reach.
 pub struct Deps {
@@ -91,6 +122,8 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     let act = async |call: Call<Action>| match call.action {
         Action::List => list(deps, &call).await,
         Action::Onboarding => onboarding(deps, &call).await,
+        Action::Validate => validate(deps, &call).await,
+        Action::Setup => setup(&call),
     };
     deps.endpoint.answer(ROUTES, request, act).await
 }
@@ -100,63 +133,20 @@ struct KeysAnswer {
     api_keys: BTreeMap<&'static str, Option<String>>,
     total_providers: usize,
     configured_providers: Vec<&'static str>,
-    keys: Vec<Shown>,
-}
-
-/// A key's record as a list shows it.
-#[derive(Serialize)]
-struct Shown {
-    provider: &'static str,
-    hint: String,
-    kid: String,
-    version: u64,
-    status: &'static str,
-    enabled: bool,
-    expires_at: Option<String>,
-    description: Option<String>,
-    created_at: String,
-    updated_at: String,
-    checked_at: Option<String>,
-    last_used_at: Option<String>,
-}
-
-impl Shown {
-    /// `None` for a provider this version does not know.
-    fn of(record: Record) -> Option<Self> {
-        Some(Self {
-            provider: record.provider()?.name(),
-            hint: record.hint,
-            kid: record.kid,
-            version: record.ver,
-            status: record.status.as_str(),
-            enabled: record.enabled,
-            expires_at: record.expires_at,
-            description: record.description,
-            created_at: record.created_at,
-            updated_at: record.updated_at,
-            checked_at: record.checked_at,
-            last_used_at: record.last_used_at,
-        })
-    }
-}
-
-/// The person's records: one `Query`.
-async fn records(deps: &Deps, call: &Call<Action>) -> Result<Vec<Shown>, Problem> {
-    let records = deps.lister.list(&call.user).await?;
-    Ok(records.into_iter().filter_map(Shown::of).collect())
+    keys: Vec<ShownRecord>,
 }
 
 /// The hint of the key that would be used: the developer's own place first, then the table.
-fn hint(deps: &Deps, keys: &[Shown], provider: Provider) -> Option<String> {
+fn hint(deps: &Deps, keys: &[Record], provider: Provider) -> Option<String> {
     let developer = deps.developer.as_ref().and_then(|dev| dev.find(provider));
-    let of_table = || keys.iter().find(|key| key.provider == provider.name());
+    let of_table = || keys.iter().find(|key| key.provider() == Some(provider));
     developer
         .map(|key| key.hint())
         .or_else(|| of_table().map(|key| key.hint.clone()))
 }
 
 async fn list(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
-    let keys = records(deps, call).await?;
+    let keys = deps.lister.list(&call.user).await?;
     let masked = |provider: &Provider| {
         let mask = hint(deps, &keys, *provider).map(|hint| format!("{MASK}{hint}"));
         (provider.name(), mask)
@@ -167,7 +157,7 @@ async fn list(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
 
 /// One `Query`, and for each key shown in clear one `GetItem` and one `Decrypt`.
 async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
-    let keys = records(deps, call).await?;
+    let keys = deps.lister.list(&call.user).await?;
     let mine = UserApiKeys::of(
         &call.user,
         &deps.reader,
@@ -194,8 +184,9 @@ fn in_clear(key: &ApiKey) -> String {
 
 fn answer(
     api_keys: BTreeMap<&'static str, Option<String>>,
-    mut keys: Vec<Shown>,
+    keys: Vec<Record>,
 ) -> Result<Response<Body>, Problem> {
+    let mut keys: Vec<_> = keys.into_iter().filter_map(Record::shown).collect();
     let known = |name| Provider::ALL.iter().position(|p| p.name() == name);
     keys.sort_by_key(|key| known(key.provider));
     let configured = |provider: &Provider| {
@@ -208,5 +199,90 @@ fn answer(
         total_providers: Provider::ALL.len(),
         api_keys,
         keys,
+    })
+}
+
+#[derive(Serialize)]
+struct ValidateAnswer {
+    validation_results: BTreeMap<&'static str, Validated>,
+    all_valid: bool,
+    total_providers: usize,
+    configured_providers: Vec<&'static str>,
+    missing_keys: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Validated {
+    valid: bool,
+    status: &'static str,
+    checked_at: Option<String>,
+}
+
+/// One `Query`; no key is opened. A key nobody could check counts as valid, since for some providers
+/// there is no check; one that is refused, paused or expired does not.
+async fn validate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let keys = deps.lister.list(&call.user).await?;
+    let one = |provider: Provider| {
+        let developer = deps.developer.as_ref().and_then(|dev| dev.find(provider));
+        let record = keys.iter().find(|key| key.provider() == Some(provider));
+        let (valid, status) = match (developer, record) {
+            (Some(_), _) => (true, "unverified"),
+            (None, None) => (false, "missing"),
+            (None, Some(record)) if !record.enabled || record.expired(call.now) => {
+                (false, "invalid")
+            }
+            (None, Some(record)) => match record.status {
+                Status::Active => (true, "configured"),
+                Status::Unverified => (true, "unverified"),
+                Status::Invalid => (false, "invalid"),
+            },
+        };
+        Validated {
+            valid,
+            status,
+            checked_at: record.and_then(|record| record.checked_at.clone()),
+        }
+    };
+    let validation_results: BTreeMap<_, _> = Provider::ALL
+        .iter()
+        .map(|&provider| (provider.name(), one(provider)))
+        .collect();
+    let required = || {
+        Provider::ALL
+            .iter()
+            .filter(|p| p.facts().required)
+            .map(|p| p.name())
+    };
+    let is = |name: &&'static str, status| validation_results[name].status == status;
+    let configured = Provider::ALL.iter().map(|p| p.name());
+    json(&ValidateAnswer {
+        all_valid: required().all(|name| validation_results[name].valid),
+        total_providers: Provider::ALL.len(),
+        configured_providers: configured.filter(|name| !is(name, "missing")).collect(),
+        missing_keys: required().filter(|name| is(name, "missing")).collect(),
+        validation_results,
+    })
+}
+
+#[derive(Serialize)]
+struct SetupAnswer {
+    provider: &'static str,
+    name: &'static str,
+    get_key_at: &'static str,
+    env_var: &'static str,
+    required: bool,
+    browser_safe: bool,
+}
+
+fn setup(call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let provider: Provider = call.segment.parse()?;
+    let facts = provider.facts();
+    json(&SetupAnswer {
+        provider: facts.name,
+        name: facts.title,
+        get_key_at: facts.get_key_at,
+        env_var: facts.env,
+        required: facts.required,
+        browser_safe: provider.browser_safe(),
     })
 }

@@ -5,8 +5,9 @@ use lambda_http::{
     http::{Method, StatusCode},
 };
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
-use time::Duration;
+use serde::{Deserialize, Deserializer, Serialize};
+use time::{Duration, OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use tokio::sync::MutexGuard;
 use user_api_keys::{
     api_key::ApiKey,
     auth::AuthSetupError,
@@ -14,10 +15,11 @@ use user_api_keys::{
     config::Config,
     developer_keys::DeveloperKeys,
     endpoint::{Call, Endpoint, Route, empty, json},
-    key_table::{KeyWriter, NewKey, Status},
+    key_table::{Change, KeyWriter, NewKey, Status, TableError},
     problem::Problem,
     provider::Provider,
     sealing::{Binding, Sealer},
+    user_api_keys::KeyError,
 };
 
 const BODY_MAX_BYTES: usize = 16 * 1024;
@@ -30,25 +32,49 @@ const EXPIRES_IN_DAYS_MAX: u16 = 3_650;
 pub enum Action {
     /// Seals and stores one key.
     Save,
+    /// Pauses a key, words it, or lets it expire.
+    Change,
     /// Deletes one key.
     Delete,
+    /// Deletes all keys.
+    DeleteAll,
+    /// Writes CopilotKit's public key to the front end's `.env`; Local mode only.
+    FrontendEnv,
 }
 
 /// Where it does it.
 pub const ROUTES: &[Route<Action>] = &[
-    Route {
-        method: Method::POST,
-        path: "/api/onboarding/api-keys",
-        action: Action::Save,
-        in_person: true,
-    },
-    Route {
-        method: Method::DELETE,
-        path: "/api/onboarding/api-keys/{provider}",
-        action: Action::Delete,
-        in_person: true,
-    },
+    route(Method::POST, "/api/onboarding/api-keys", Action::Save),
+    route(
+        Method::DELETE,
+        "/api/onboarding/api-keys",
+        Action::DeleteAll,
+    ),
+    route(
+        Method::PATCH,
+        "/api/onboarding/api-keys/{provider}",
+        Action::Change,
+    ),
+    route(
+        Method::DELETE,
+        "/api/onboarding/api-keys/{provider}",
+        Action::Delete,
+    ),
+    route(
+        Method::POST,
+        "/api/frontend-env/update",
+        Action::FrontendEnv,
+    ),
 ];
+
+const fn route(method: Method, path: &'static str, action: Action) -> Route<Action> {
+    Route {
+        method,
+        path,
+        action,
+        in_person: true,
+    }
+}
 
 /// All this function can reach.
 pub struct Deps {
@@ -71,13 +97,28 @@ impl Deps {
             developer: DeveloperKeys::new(config),
         })
     }
+
+    /// Held over a change of the table and of the `.env` files.
+    async fn in_order(&self) -> Option<MutexGuard<'_, ()>> {
+        match &self.developer {
+            Some(developer) => Some(developer.in_order().await),
+            None => None,
+        }
+    }
+}
+
+fn fits(description: Option<&str>) -> bool {
+    description.is_none_or(|text| text.chars().count() <= DESCRIPTION_MAX_CHARS)
 }
 
 /// Answers one request.
 pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     let act = async |call: Call<Action>| match call.action {
         Action::Save => save(deps, &call).await,
+        Action::Change => change(deps, &call).await,
         Action::Delete => delete(deps, &call).await,
+        Action::DeleteAll => delete_all(deps, &call).await,
+        Action::FrontendEnv => frontend_env(deps, &call),
     };
     deps.endpoint.answer(ROUTES, request, act).await
 }
@@ -122,9 +163,8 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
     let provider: Provider = request.provider.parse()?;
     let key = ApiKey::parse(request.api_key)?;
     let description = request.description.filter(|text| !text.is_empty());
-    let fits = |text: &String| text.chars().count() <= DESCRIPTION_MAX_CHARS;
     let days_fit = |days| (1..=EXPIRES_IN_DAYS_MAX).contains(&days);
-    if !description.as_ref().is_none_or(fits) || !request.expires_in_days.is_none_or(days_fit) {
+    if !fits(description.as_deref()) || !request.expires_in_days.is_none_or(days_fit) {
         return Err(Problem::invalid_request(format!("Send {SAVE_SHAPE}.")));
     }
     let kid = ulid::Ulid::new().to_string();
@@ -144,11 +184,9 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
             .expires_in_days
             .map(|days| call.now + Duration::days(days.into())),
         status: Status::Unverified,
+        replaces: call.if_match()?,
     };
-    let _order = match &deps.developer {
-        Some(developer) => Some(developer.in_order().await),
-        None => None,
-    };
+    let _order = deps.in_order().await;
     let version = deps.keys.save(&call.user, new, call.now).await?;
     let written = deps.developer.as_ref().map(|dev| dev.save(provider, &key));
     let (env_files, warnings) = written.map_or((None, Vec::new()), |written| {
@@ -170,19 +208,124 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
     })
 }
 
+/// A field that may be there, null or absent.
+fn maybe_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeRequest {
+    enabled: Option<bool>,
+    #[serde(default, deserialize_with = "maybe_null")]
+    description: Option<Option<String>>,
+    #[serde(default, deserialize_with = "maybe_null")]
+    expires_at: Option<Option<String>>,
+}
+
+const CHANGE_SHAPE: &str = "one or more of enabled (true or false), description (text of at most \
+                            200 characters, or null) and expires_at (a time to come such as \
+                            2030-01-31T00:00:00Z, or null for never)";
+
+/// One `UpdateItem`.
+async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let provider: Provider = call.segment.parse()?;
+    let request: ChangeRequest = call.json(BODY_MAX_BYTES, CHANGE_SHAPE)?;
+    let wrong = || Problem::invalid_request(format!("Send {CHANGE_SHAPE}."));
+    let expires_at = match request.expires_at {
+        Some(Some(text)) => {
+            let at = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| wrong())?;
+            Some(Some(at.to_offset(UtcOffset::UTC)))
+        }
+        other => other.map(|_| None),
+    };
+    let to_come = expires_at.flatten().is_none_or(|at| at > call.now);
+    let description = request.description;
+    let nothing = request.enabled.is_none() && description.is_none() && expires_at.is_none();
+    if nothing || !to_come || !fits(description.as_ref().and_then(Option::as_deref)) {
+        return Err(wrong());
+    }
+    let change = Change {
+        enabled: request.enabled,
+        description: description.map(|text| text.filter(|text| !text.is_empty())),
+        expires_at,
+    };
+    let record = deps
+        .keys
+        .change(&call.user, provider, change, call.now)
+        .await;
+    let record = record.map_err(|error| match error {
+        TableError::Condition => KeyError::Missing(provider).into(),
+        error => Problem::from(error),
+    })?;
+    json(&record.shown())
+}
+
 /// The files first: a row that is left over is deleted by the next try, a line that is left over
 /// would still be used.
 async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let provider: Provider = call.segment.parse()?;
-    let _order = match &deps.developer {
-        Some(developer) => Some(developer.in_order().await),
-        None => None,
-    };
-    if let Some(developer) = &deps.developer {
-        developer.remove(provider).map_err(|error| {
-            Problem::internal(format!("a line of an .env file was not removed: {error}"))
-        })?;
-    }
+    let _order = deps.in_order().await;
+    remove_lines(deps, &[provider])?;
     deps.keys.delete(&call.user, provider).await?;
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// As [`delete`], for every provider.
+async fn delete_all(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let _order = deps.in_order().await;
+    remove_lines(deps, Provider::ALL)?;
+    deps.keys.delete_all(&call.user).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+fn remove_lines(deps: &Deps, providers: &[Provider]) -> Result<(), Problem> {
+    let Some(developer) = &deps.developer else {
+        return Ok(());
+    };
+    let mut providers = providers.iter();
+    providers
+        .try_for_each(|&provider| developer.remove(provider))
+        .map_err(|error| {
+            Problem::internal(format!("a line of an .env file was not removed: {error}"))
+        })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FrontendEnvRequest {
+    key: String,
+    value: SecretString,
+    #[serde(rename = "description")]
+    _description: Option<String>,
+}
+
+const FRONTEND_ENV_SHAPE: &str = "key (REACT_APP_COPILOTKIT_API_KEY) and value (texts)";
+
+#[derive(Serialize)]
+struct FrontendEnvAnswer {
+    message: &'static str,
+    key: &'static str,
+    env_files: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// Only the variables of browser-safe keys; never another line, never a file in Production.
+fn frontend_env(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let developer = deps.developer.as_ref().ok_or_else(Problem::not_found)?;
+    let request: FrontendEnvRequest = call.json(BODY_MAX_BYTES, FRONTEND_ENV_SHAPE)?;
+    let mut names = Provider::ALL.iter().filter_map(|p| p.facts().frontend_env);
+    let name = names.find(|name| *name == request.key);
+    let name =
+        name.ok_or_else(|| Problem::invalid_request(format!("Send {FRONTEND_ENV_SHAPE}.")))?;
+    let written = developer.save_for_browser(name, &ApiKey::parse(request.value)?);
+    json(&FrontendEnvAnswer {
+        message: "front end environment updated",
+        key: name,
+        env_files: written.files,
+        warnings: written.warnings,
+    })
 }

@@ -186,7 +186,7 @@ async fn unknown_routes_are_404_and_wrong_methods_405_with_what_is_allowed() {
     let url = format!("{}{KEYS}", server.url);
     let response = Client::new().put(url).send().await.unwrap();
     assert_eq!(response.status(), 405);
-    assert_eq!(response.headers()["allow"], "POST, GET");
+    assert_eq!(response.headers()["allow"], "POST, DELETE, GET");
 }
 
 #[tokio::test]
@@ -401,4 +401,185 @@ async fn who_impersonates_may_look_and_do_nothing_else_and_is_logged() {
     assert_eq!(server.copilotkit(PERSON).await, "ck_pub_0123456789abcdef");
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
     assert_eq!(log.matches("user_support01").count(), 5);
+}
+
+#[tokio::test]
+async fn a_paused_key_is_not_used_until_it_is_switched_on_again() {
+    let folder = folder();
+    let server = production(&folder);
+    server.save(Some(PERSON), "gemini", KEY).await;
+    let path = format!("{KEYS}/gemini");
+    let prompt = || Some(json!({"prompt": "Hello"}));
+    for (change, status, code) in [
+        (json!({"enabled": false}), 409, json!("api_key_paused")),
+        (json!({"enabled": true}), 200, Value::Null),
+        (
+            json!({"expires_at": "2999-01-01T00:00:00+02:00"}),
+            200,
+            Value::Null,
+        ),
+        (
+            json!({"expires_at": null, "description": "mine"}),
+            200,
+            Value::Null,
+        ),
+    ] {
+        let (changed, record) = server
+            .call("PATCH", &path, Some(PERSON), Some(change.clone()))
+            .await;
+        assert_eq!(
+            (changed, &record["provider"], &record["version"]),
+            (200, &json!("gemini"), &json!(1))
+        );
+        let (used, answer) = server
+            .call("POST", "/api/generate", Some(PERSON), prompt())
+            .await;
+        assert_eq!((used, &answer["code"]), (status, &code), "{change}");
+    }
+    for change in [
+        json!({}),
+        json!({"expires_at": "2001-01-01T00:00:00Z"}),
+        json!({"expires_at": "tomorrow"}),
+        json!({"enabled": "no"}),
+        json!({"api_key": KEY}),
+        json!({"description": "x".repeat(201)}),
+    ] {
+        let (status, answer) = server
+            .call("PATCH", &path, Some(PERSON), Some(change.clone()))
+            .await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (400, &json!("invalid_request")),
+            "{change}"
+        );
+    }
+    let none = server
+        .call("PATCH", &path, Some(OTHER), Some(json!({"enabled": true})))
+        .await;
+    assert_eq!((none.0, &none.1["code"]), (409, &json!("no_api_key")));
+    let (_, list) = server.call("GET", KEYS, Some(OTHER), None).await;
+    assert_eq!(list["keys"], json!([]), "a change makes no row");
+}
+
+#[tokio::test]
+async fn a_save_that_names_a_version_replaces_that_version_or_nothing() {
+    let folder = folder();
+    let server = production(&folder);
+    let save = async |if_match: &str, key: &str| {
+        let request = Client::new()
+            .post(format!("{}{KEYS}", server.url))
+            .header("if-match", if_match);
+        let request = request.bearer_auth(local::token::sign(PERSON).unwrap());
+        let response = request
+            .json(&json!({"provider": "gemini", "api_key": key}))
+            .send()
+            .await
+            .unwrap();
+        response.status().as_u16()
+    };
+    assert_eq!(save("\"1\"", KEY).await, 412, "there is no version 1 yet");
+    server.save(Some(PERSON), "gemini", KEY).await;
+    assert_eq!(save("\"1\"", "AQ.second-key-of-a-0002").await, 200);
+    assert_eq!(save("\"1\"", "AQ.third-key-of-aa-0003").await, 412);
+    assert_eq!(save("1", KEY).await, 400);
+    let (_, list) = server.call("GET", KEYS, Some(PERSON), None).await;
+    assert_eq!(list["api_keys"]["gemini"], "************0002");
+}
+
+#[tokio::test]
+async fn revoking_all_takes_every_key_of_one_person_and_of_nobody_else() {
+    let folder = folder();
+    let server = production(&folder);
+    for provider in ["gemini", "exa", "wavespeed"] {
+        server.save(Some(PERSON), provider, KEY).await;
+        server.save(Some(OTHER), provider, KEY).await;
+    }
+    assert_eq!(server.call("DELETE", KEYS, Some(PERSON), None).await.0, 204);
+    assert_eq!(server.call("DELETE", KEYS, Some(PERSON), None).await.0, 204);
+    let configured = async |user| {
+        let (_, list) = server.call("GET", KEYS, Some(user), None).await;
+        list["configured_providers"].as_array().unwrap().len()
+    };
+    assert_eq!((configured(PERSON).await, configured(OTHER).await), (0, 3));
+}
+
+#[tokio::test]
+async fn validate_looks_at_the_required_three_and_answers_get_and_post() {
+    let folder = folder();
+    let server = production(&folder);
+    let path = format!("{KEYS}/validate");
+    let (_, none) = server.call("GET", &path, Some(PERSON), None).await;
+    assert_eq!(none["missing_keys"], json!(["gemini", "exa", "copilotkit"]));
+    assert_eq!(
+        (&none["all_valid"], &none["total_providers"]),
+        (&json!(false), &json!(11))
+    );
+    assert_eq!(
+        none["validation_results"]["gemini"],
+        json!({"valid": false, "status": "missing", "checked_at": null})
+    );
+    for provider in ["gemini", "exa", "copilotkit"] {
+        server.save(Some(PERSON), provider, KEY).await;
+    }
+    let (status, all) = server
+        .call("POST", &path, Some(PERSON), Some(json!({})))
+        .await;
+    assert_eq!(
+        (status, &all["all_valid"], &all["missing_keys"]),
+        (200, &json!(true), &json!([]))
+    );
+    assert!(!all.to_string().contains("0001"), "not even a hint");
+    let pause = Some(json!({"enabled": false}));
+    server
+        .call("PATCH", &format!("{KEYS}/exa"), Some(PERSON), pause)
+        .await;
+    let (_, paused) = server.call("GET", &path, Some(PERSON), None).await;
+    assert_eq!(
+        (&paused["all_valid"], &paused["missing_keys"]),
+        (&json!(false), &json!([]))
+    );
+}
+
+#[tokio::test]
+async fn setup_says_where_to_get_a_key() {
+    let folder = folder();
+    let server = production(&folder);
+    let path = "/api/onboarding/providers/copilotkit/setup";
+    let (_, setup) = server.call("GET", path, Some(PERSON), None).await;
+    assert_eq!(setup["env_var"], "COPILOTKIT_API_KEY");
+    assert_eq!(
+        (&setup["required"], &setup["browser_safe"]),
+        (&json!(true), &json!(true))
+    );
+    let path = "/api/onboarding/providers/nobody/setup";
+    assert_eq!(server.call("GET", path, Some(PERSON), None).await.0, 400);
+}
+
+#[tokio::test]
+async fn the_front_end_file_takes_its_one_line_in_local_mode_and_is_not_there_in_production() {
+    let folder = folder();
+    let path = "/api/frontend-env/update";
+    let body = |key: &str| Some(json!({"key": key, "value": "ck_pub_0123456789abcdef"}));
+    let name = "REACT_APP_COPILOTKIT_API_KEY";
+    let server = production(&folder);
+    assert_eq!(
+        server.call("POST", path, Some(PERSON), body(name)).await.0,
+        404
+    );
+    std::fs::create_dir(folder.path().join("frontend")).unwrap();
+    let server = start(&mut command(folder.path(), &["--port", "0", "--in-memory"]));
+    for other in ["PATH", "REACT_APP_API_URL", "COPILOTKIT_API_KEY", ""] {
+        assert_eq!(
+            server.call("POST", path, None, body(other)).await.0,
+            400,
+            "{other}"
+        );
+    }
+    let (status, answer) = server.call("POST", path, None, body(name)).await;
+    assert_eq!(
+        (status, &answer["env_files"]),
+        (200, &json!(["frontend/.env"]))
+    );
+    let file = std::fs::read_to_string(folder.path().join("frontend/.env")).unwrap();
+    assert_eq!(file, format!("{name}=ck_pub_0123456789abcdef\n"));
 }
