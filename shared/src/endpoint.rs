@@ -18,10 +18,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
 use crate::{
+    audit,
     auth::{Auth, AuthSetupError},
     config::Config,
     origin::Origins,
     problem::{Code, Problem},
+    provider::Provider,
     user::User,
 };
 
@@ -50,6 +52,9 @@ pub struct Call<A> {
     pub user: User,
     /// When it arrived.
     pub now: OffsetDateTime,
+    /// What the log and the audit trail call it.
+    pub request_id: String,
+    query: String,
     headers: HeaderMap,
     body: Body,
 }
@@ -107,6 +112,8 @@ impl Endpoint {
                             segment: segment.to_owned(),
                             user,
                             now,
+                            request_id: request_id.clone(),
+                            query: parts.uri.query().unwrap_or_default().to_owned(),
                             headers: parts.headers.clone(),
                             body,
                         })
@@ -151,6 +158,31 @@ impl Endpoint {
 }
 
 impl<A> Call<A> {
+    /// The first value of a query parameter, decoded.
+    #[must_use]
+    pub fn query(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        let found = pairs.find(|(n, _)| n == name);
+        found.map(|(_, value)| value.into_owned())
+    }
+
+    /// What the audit trail will say of this call.
+    #[must_use]
+    pub fn event<'a>(
+        &'a self,
+        action: audit::Action,
+        provider: Option<Provider>,
+        kid: Option<&'a str>,
+    ) -> audit::Event<'a> {
+        audit::Event {
+            action,
+            provider,
+            kid,
+            request_id: &self.request_id,
+            now: self.now,
+        }
+    }
+
     /// The version in `If-Match: "<version>"`, where there is one.
     ///
     /// # Errors

@@ -209,11 +209,11 @@ pub struct KeyReader(Table);
 #[derive(Debug, Clone)]
 pub struct KeyLister(Table);
 
-fn text(value: &str) -> AttributeValue {
+pub(crate) fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
 
-fn partition(user: &User) -> AttributeValue {
+pub(crate) fn partition(user: &User) -> AttributeValue {
     AttributeValue::S(format!("USER#{}", user.id().as_str()))
 }
 
@@ -504,7 +504,7 @@ fn sealed_row(mut item: HashMap<String, AttributeValue>) -> Result<SealedRow, Ta
 }
 
 /// Keeps the code and drops the message, which may name the account.
-fn failure<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TableError {
+pub(crate) fn failure<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TableError {
     let code = error
         .as_service_error()
         .and_then(ProvideErrorMetadata::code);

@@ -3,10 +3,10 @@
 //! Made for one [`User`]; nothing else in the code base turns a ciphertext into a key.
 
 use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
 
 use crate::{
     api_key::ApiKey,
+    audit::{AuditWriter, Event, Outcome},
     developer_keys::DeveloperKeys,
     key_table::{KeyReader, TableError},
     provider::Provider,
@@ -19,6 +19,7 @@ pub struct UserApiKeys<'a> {
     user: &'a User,
     table: &'a KeyReader,
     opener: &'a Opener,
+    audit: &'a AuditWriter,
     developer: Option<&'a DeveloperKeys>,
 }
 
@@ -73,28 +74,33 @@ impl<'a> UserApiKeys<'a> {
         user: &'a User,
         table: &'a KeyReader,
         opener: &'a Opener,
+        audit: &'a AuditWriter,
         developer: Option<&'a DeveloperKeys>,
     ) -> Self {
         Self {
             user,
             table,
             opener,
+            audit,
             developer,
         }
     }
 
-    /// Opens one key: one `GetItem`, one `Decrypt`. In Local mode the developer's environment and
-    /// `.env` come first.
+    /// Opens one key: one `GetItem`, then side by side one `Decrypt` and the audit record, without
+    /// which the key is not handed out. In Local mode the developer's environment and `.env` come
+    /// first.
     ///
     /// # Errors
     /// [`KeyError`]; never another key instead.
-    pub async fn get(&self, provider: Provider, now: OffsetDateTime) -> Result<Opened, KeyError> {
+    pub async fn get(&self, provider: Provider, event: &Event<'_>) -> Result<Opened, KeyError> {
         if let Some(key) = self.developer.and_then(|keys| keys.find(provider)) {
             let credential = Credential {
                 provider,
                 kid: format!("env:{}", provider.facts().env),
                 hint: key.hint(),
             };
+            let event = about(event, provider, &credential.kid);
+            self.audit.write(self.user, &event, Outcome::Ok).await?;
             return Ok(Opened { key, credential });
         }
         let row = self
@@ -102,23 +108,49 @@ impl<'a> UserApiKeys<'a> {
             .get(self.user, provider)
             .await?
             .ok_or(KeyError::Missing(provider))?;
-        if !row.record.enabled {
-            return Err(KeyError::Paused(provider));
-        }
-        if row.record.expired(now) {
-            return Err(KeyError::Expired(provider));
+        let event = about(event, provider, &row.record.kid);
+        let unusable = match row.record.enabled {
+            false => Some(KeyError::Paused(provider)),
+            true => row
+                .record
+                .expired(event.now)
+                .then_some(KeyError::Expired(provider)),
+        };
+        if let Some(error) = unusable {
+            self.audit.note(self.user, &event, Outcome::Refused).await;
+            return Err(error);
         }
         let binding = Binding {
             user: self.user.id(),
             provider,
             kid: &row.record.kid,
         };
-        let key = self.opener.open(&row.sealed, &binding).await?;
+        let (opened, audited) = tokio::join!(
+            self.opener.open(&row.sealed, &binding),
+            self.audit.write(self.user, &event, Outcome::Ok),
+        );
+        audited?;
+        let key = match opened {
+            Ok(key) => key,
+            Err(error) => {
+                self.audit.note(self.user, &event, Outcome::Refused).await;
+                return Err(error.into());
+            }
+        };
         let credential = Credential {
             provider,
             kid: row.record.kid,
             hint: row.record.hint,
         };
         Ok(Opened { key, credential })
+    }
+}
+
+/// The same event, about this key.
+fn about<'e>(event: &Event<'e>, provider: Provider, kid: &'e str) -> Event<'e> {
+    Event {
+        provider: Some(provider),
+        kid: Some(kid),
+        ..*event
     }
 }

@@ -10,8 +10,14 @@ use lambda_http::http::HeaderMap;
 use serde_json::Value;
 use time::OffsetDateTime;
 use user_api_keys::{
-    auth::Auth, config::Config, key_table::KeyReader, mode::Mode, provider::Provider,
-    sealing::Opener, user_api_keys::UserApiKeys,
+    audit::{Action, AuditWriter, Event},
+    auth::Auth,
+    config::Config,
+    key_table::KeyReader,
+    mode::Mode,
+    provider::Provider,
+    sealing::Opener,
+    user_api_keys::UserApiKeys,
 };
 
 /// `kms.json` as `serve` wrote it.
@@ -60,8 +66,17 @@ async fn a_row_of_the_first_version_still_opens() {
         .unwrap();
     let reader = KeyReader::new(services.dynamodb.clone(), services.table_name.clone());
     let opener = Opener::new(services.kms.clone(), &config, Provider::ALL);
-    let opened = UserApiKeys::of(&developer, &reader, &opener, None)
-        .get(Provider::Gemini, OffsetDateTime::UNIX_EPOCH)
+    let table = services.table_name.clone();
+    let audit = AuditWriter::new(services.dynamodb.clone(), table, "test");
+    let event = Event {
+        action: Action::Open,
+        provider: None,
+        kid: None,
+        request_id: "r-1",
+        now: OffsetDateTime::UNIX_EPOCH,
+    };
+    let opened = UserApiKeys::of(&developer, &reader, &opener, &audit, None)
+        .get(Provider::Gemini, &event)
         .await
         .unwrap();
     // EXPOSE: the test compares it with what was saved.

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 use user_api_keys::{
     api_key::ApiKey,
+    audit::{Action, AuditReader, AuditWriter, Event},
     auth::Auth,
     config::Config,
     key_table::{KeyLister, KeyReader, KeyWriter, NewKey, Status, TableError},
@@ -30,6 +31,7 @@ struct Stack {
     writer: KeyWriter,
     reader: KeyReader,
     lister: KeyLister,
+    audit: AuditWriter,
     auth: Auth,
 }
 
@@ -59,6 +61,7 @@ async fn stack() -> Stack {
         writer: KeyWriter::new(services.dynamodb.clone(), table()),
         reader: KeyReader::new(services.dynamodb.clone(), table()),
         lister: KeyLister::new(services.dynamodb.clone(), table()),
+        audit: AuditWriter::new(services.dynamodb.clone(), table(), "test"),
         auth: Auth::new(config.mode, config.clerk.as_ref()).unwrap(),
         services,
     }
@@ -104,8 +107,15 @@ impl Stack {
     }
 
     async fn open(&self, user: &User, provider: Provider) -> Result<String, KeyError> {
-        let opened = UserApiKeys::of(user, &self.reader, &self.opener, None)
-            .get(provider, OffsetDateTime::now_utc())
+        let event = Event {
+            action: Action::Open,
+            provider: Some(provider),
+            kid: None,
+            request_id: "r-1",
+            now: OffsetDateTime::now_utc(),
+        };
+        let opened = UserApiKeys::of(user, &self.reader, &self.opener, &self.audit, None)
+            .get(provider, &event)
             .await?;
         // EXPOSE: the test compares it with what was saved.
         Ok(opened.key.expose().to_owned())
@@ -120,13 +130,16 @@ impl Stack {
         put.set_item(Some(row)).send().await.unwrap();
     }
 
+    /// The key rows.
     async fn items(&self) -> Vec<std::collections::HashMap<String, AttributeValue>> {
         let scan = self
             .services
             .dynamodb
             .scan()
             .table_name(&self.services.table_name);
-        scan.send().await.unwrap().items.unwrap()
+        let mut items = scan.send().await.unwrap().items.unwrap();
+        items.retain(|item| item["sk"].as_s().unwrap().starts_with("KEY#"));
+        items
     }
 }
 
@@ -370,4 +383,48 @@ async fn a_save_that_fails_leaves_the_old_key_whole() {
     );
     assert_eq!(stack.items().await, before);
     assert_eq!(stack.open(&a, Provider::Gemini).await.unwrap(), KEY_A);
+}
+
+#[tokio::test]
+async fn a_key_is_not_handed_out_unless_its_audit_record_is_written() {
+    let mut stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    let dynamodb = stack.services.dynamodb.clone();
+    stack.audit = AuditWriter::new(dynamodb, "no-such-table".to_owned(), "test");
+    assert!(matches!(
+        stack.open(&a, Provider::Gemini).await,
+        Err(KeyError::Table(TableError::Unavailable(_)))
+    ));
+}
+
+#[tokio::test]
+async fn every_open_and_every_refused_open_is_on_the_record() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa");
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    stack.open(&a, Provider::Gemini).await.unwrap();
+    let flipped = aws_sdk_dynamodb::primitives::Blob::new(vec![0; 120]);
+    stack.tamper("ct", AttributeValue::B(flipped)).await;
+    assert!(stack.open(&a, Provider::Gemini).await.is_err());
+    stack.tamper("enabled", AttributeValue::Bool(false)).await;
+    assert!(stack.open(&a, Provider::Gemini).await.is_err());
+    let table = stack.services.table_name.clone();
+    let reader = AuditReader::new(stack.services.dynamodb.clone(), table);
+    let outcomes = async |now| {
+        let page = reader.page(&a, 10, None, now).await.unwrap();
+        let page = serde_json::to_value(page).unwrap();
+        let records = page["records"].as_array().unwrap().clone();
+        let outcome = |record: serde_json::Value| record["outcome"].as_str().unwrap().to_owned();
+        let mut outcomes: Vec<_> = records.into_iter().map(outcome).collect();
+        outcomes.sort();
+        outcomes
+    };
+    let now = OffsetDateTime::now_utc();
+    assert_eq!(outcomes(now).await, ["ok", "ok", "refused", "refused"]);
+    let later = now + time::Duration::days(91);
+    assert!(
+        outcomes(later).await.is_empty(),
+        "what is over is not shown"
+    );
 }

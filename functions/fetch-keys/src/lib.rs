@@ -6,6 +6,7 @@ use lambda_http::{Body, Request, Response, http::Method};
 use serde::Serialize;
 use user_api_keys::{
     api_key::ApiKey,
+    audit::{self, AuditReader, AuditWriter},
     auth::AuthSetupError,
     aws::Aws,
     config::Config,
@@ -23,6 +24,10 @@ const OPENS: &[Provider] = &[Provider::CopilotKit];
 /// Of fixed length, so that it says nothing about the key's.
 const MASK: &str = "************";
 
+/// Audit records on a page.
+const TRAIL_PAGE: u8 = 50;
+const TRAIL_PAGE_MAX: u8 = 100;
+
 /// What this function does.
 #[derive(Debug, Clone, Copy)]
 pub enum Action {
@@ -32,6 +37,8 @@ pub enum Action {
     Onboarding,
     /// Whether the required keys are there and not known to be bad.
     Validate,
+    /// The person's own audit trail.
+    Audit,
     /// What a person needs to know to get a provider's key.
     Setup,
 }
@@ -55,6 +62,12 @@ pub const ROUTES: &[Route<Action>] = &[
         Method::POST,
         "/api/onboarding/api-keys/validate",
         Action::Validate,
+        false,
+    ),
+    route(
+        Method::GET,
+        "/api/onboarding/api-keys/audit",
+        Action::Audit,
         false,
     ),
     route(
@@ -85,6 +98,8 @@ pub struct Deps {
     lister: KeyLister,
     reader: KeyReader,
     opener: Opener,
+    audit: AuditWriter,
+    trail: AuditReader,
     developer: Option<DeveloperKeys>,
 }
 
@@ -105,6 +120,12 @@ impl Deps {
             lister: KeyLister::new(aws.dynamodb.clone(), config.table_name.clone()),
             reader: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
             opener: Opener::new(aws.kms.clone(), config, opens),
+            audit: AuditWriter::new(
+                aws.dynamodb.clone(),
+                config.table_name.clone(),
+                env!("CARGO_PKG_NAME"),
+            ),
+            trail: AuditReader::new(aws.dynamodb.clone(), config.table_name.clone()),
             developer,
         })
     }
@@ -123,6 +144,7 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
         Action::List => list(deps, &call).await,
         Action::Onboarding => onboarding(deps, &call).await,
         Action::Validate => validate(deps, &call).await,
+        Action::Audit => trail(deps, &call).await,
         Action::Setup => setup(&call),
     };
     deps.endpoint.answer(ROUTES, request, act).await
@@ -162,11 +184,13 @@ async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, 
         &call.user,
         &deps.reader,
         &deps.opener,
+        &deps.audit,
         deps.developer.as_ref(),
     );
     let mut api_keys = BTreeMap::new();
     for &provider in deps.in_clear() {
-        match mine.get(provider, call.now).await {
+        let event = call.event(audit::Action::Export, Some(provider), None);
+        match mine.get(provider, &event).await {
             Ok(opened) => {
                 api_keys.insert(provider.name(), Some(in_clear(&opened.key)));
             }
@@ -262,6 +286,28 @@ async fn validate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
         missing_keys: required().filter(|name| is(name, "missing")).collect(),
         validation_results,
     })
+}
+
+/// One `Query`.
+async fn trail(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let wrong = || {
+        let detail = "limit is 1 to 100, and cursor is what next_cursor said.";
+        Problem::invalid_request(detail)
+    };
+    let limit = call
+        .query("limit")
+        .map_or(Ok(TRAIL_PAGE), |text| text.parse());
+    let limit = limit
+        .ok()
+        .filter(|limit| (1..=TRAIL_PAGE_MAX).contains(limit));
+    let cursor = call.query("cursor").map(|text| text.parse()).transpose();
+    let page = deps.trail.page(
+        &call.user,
+        limit.ok_or_else(wrong)?,
+        cursor.map_err(|_| wrong())?,
+        call.now,
+    );
+    json(&page.await?)
 }
 
 #[derive(Serialize)]

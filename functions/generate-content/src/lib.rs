@@ -5,6 +5,7 @@ mod gemini;
 use lambda_http::{Body, Request, Response, http::Method};
 use serde::{Deserialize, Serialize};
 use user_api_keys::{
+    audit::{self, AuditWriter},
     auth::AuthSetupError,
     aws::Aws,
     config::{Config, is_model_name},
@@ -45,6 +46,7 @@ pub struct Deps {
     endpoint: Endpoint,
     keys: KeyReader,
     opener: Opener,
+    audit: AuditWriter,
     developer: Option<DeveloperKeys>,
     gemini: Gemini,
 }
@@ -70,6 +72,11 @@ impl Deps {
             endpoint: Endpoint::new(config)?,
             keys: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
             opener: Opener::new(aws.kms.clone(), config, OPENS),
+            audit: AuditWriter::new(
+                aws.dynamodb.clone(),
+                config.table_name.clone(),
+                env!("CARGO_PKG_NAME"),
+            ),
             developer: DeveloperKeys::new(config),
             gemini: Gemini::new(config)?,
         })
@@ -109,7 +116,7 @@ struct GenerateAnswer {
     credential: Credential,
 }
 
-/// `GetItem`, `Decrypt`, provider.
+/// `GetItem`, then `Decrypt` beside the audit record, then the provider.
 async fn generate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let request: GenerateRequest = call.json(BODY_MAX_BYTES, SHAPE)?;
     let provider = request
@@ -121,9 +128,15 @@ async fn generate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
         &call.user,
         &deps.keys,
         &deps.opener,
+        &deps.audit,
         deps.developer.as_ref(),
     );
-    let opened = mine.get(provider, call.now).await?;
+    let opened = mine
+        .get(
+            provider,
+            &call.event(audit::Action::Open, Some(provider), None),
+        )
+        .await?;
     let Generated {
         content,
         model,

@@ -10,6 +10,7 @@ use time::{Duration, OffsetDateTime, UtcOffset, format_description::well_known::
 use tokio::sync::MutexGuard;
 use user_api_keys::{
     api_key::ApiKey,
+    audit::{self, AuditWriter, Event, Outcome},
     auth::AuthSetupError,
     aws::Aws,
     config::Config,
@@ -19,6 +20,7 @@ use user_api_keys::{
     problem::Problem,
     provider::Provider,
     sealing::{Binding, Sealer},
+    user::User,
     user_api_keys::KeyError,
 };
 
@@ -81,6 +83,7 @@ pub struct Deps {
     endpoint: Endpoint,
     sealer: Sealer,
     keys: KeyWriter,
+    audit: AuditWriter,
     developer: Option<DeveloperKeys>,
 }
 
@@ -94,8 +97,28 @@ impl Deps {
             endpoint: Endpoint::new(config)?,
             sealer: Sealer::new(aws.kms.clone(), config),
             keys: KeyWriter::new(aws.dynamodb.clone(), config.table_name.clone()),
+            audit: AuditWriter::new(
+                aws.dynamodb.clone(),
+                config.table_name.clone(),
+                env!("CARGO_PKG_NAME"),
+            ),
             developer: DeveloperKeys::new(config),
         })
+    }
+
+    /// Does `work` once it is on the record; what then fails is recorded too.
+    async fn audited<T>(
+        &self,
+        user: &User,
+        event: &Event<'_>,
+        work: impl Future<Output = Result<T, TableError>>,
+    ) -> Result<T, TableError> {
+        self.audit.write(user, event, Outcome::Ok).await?;
+        let done = work.await;
+        if done.is_err() {
+            self.audit.note(user, event, Outcome::Failed).await;
+        }
+        done
     }
 
     /// Held over a change of the table and of the `.env` files.
@@ -157,7 +180,7 @@ struct SavedKey<'a> {
     check: &'a str,
 }
 
-/// One `Encrypt`, one `UpdateItem`; in Local mode then the `.env` files.
+/// One `Encrypt`, the audit record, one `UpdateItem`; in Local mode then the `.env` files.
 async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let request: SaveRequest = call.json(BODY_MAX_BYTES, SAVE_SHAPE)?;
     let provider: Provider = request.provider.parse()?;
@@ -187,7 +210,9 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
         replaces: call.if_match()?,
     };
     let _order = deps.in_order().await;
-    let version = deps.keys.save(&call.user, new, call.now).await?;
+    let event = call.event(audit::Action::Save, Some(provider), Some(&kid));
+    let work = deps.keys.save(&call.user, new, call.now);
+    let version = deps.audited(&call.user, &event, work).await?;
     let written = deps.developer.as_ref().map(|dev| dev.save(provider, &key));
     let (env_files, warnings) = written.map_or((None, Vec::new()), |written| {
         (Some(written.files), written.warnings)
@@ -252,14 +277,15 @@ async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Prob
         description: description.map(|text| text.filter(|text| !text.is_empty())),
         expires_at,
     };
+    let event = call.event(audit::Action::Change, Some(provider), None);
+    let work = deps.keys.change(&call.user, provider, change, call.now);
     let record = deps
-        .keys
-        .change(&call.user, provider, change, call.now)
-        .await;
-    let record = record.map_err(|error| match error {
-        TableError::Condition => KeyError::Missing(provider).into(),
-        error => Problem::from(error),
-    })?;
+        .audited(&call.user, &event, work)
+        .await
+        .map_err(|error| match error {
+            TableError::Condition => KeyError::Missing(provider).into(),
+            error => Problem::from(error),
+        })?;
     json(&record.shown())
 }
 
@@ -269,7 +295,9 @@ async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Prob
     let provider: Provider = call.segment.parse()?;
     let _order = deps.in_order().await;
     remove_lines(deps, &[provider])?;
-    deps.keys.delete(&call.user, provider).await?;
+    let event = call.event(audit::Action::Delete, Some(provider), None);
+    let work = deps.keys.delete(&call.user, provider);
+    deps.audited(&call.user, &event, work).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -277,7 +305,9 @@ async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Prob
 async fn delete_all(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let _order = deps.in_order().await;
     remove_lines(deps, Provider::ALL)?;
-    deps.keys.delete_all(&call.user).await?;
+    let event = call.event(audit::Action::Delete, None, None);
+    let work = deps.keys.delete_all(&call.user);
+    deps.audited(&call.user, &event, work).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 

@@ -583,3 +583,56 @@ async fn the_front_end_file_takes_its_one_line_in_local_mode_and_is_not_there_in
     let file = std::fs::read_to_string(folder.path().join("frontend/.env")).unwrap();
     assert_eq!(file, format!("{name}=ck_pub_0123456789abcdef\n"));
 }
+
+#[tokio::test]
+async fn a_person_reads_their_own_trail_newest_first_page_by_page() {
+    let folder = folder();
+    let server = production(&folder);
+    server.save(Some(PERSON), "gemini", KEY).await;
+    server.save(Some(OTHER), "gemini", KEY).await;
+    let prompt = Some(json!({"prompt": "Hello"}));
+    server
+        .call("POST", "/api/generate", Some(PERSON), prompt)
+        .await;
+    let path = format!("{KEYS}/gemini");
+    let pause = Some(json!({"enabled": false}));
+    server.call("PATCH", &path, Some(PERSON), pause).await;
+    server.call("DELETE", &path, Some(PERSON), None).await;
+    let mut actions = Vec::new();
+    let mut cursor = String::new();
+    for _ in 0..4 {
+        let path = format!("{KEYS}/audit?limit=1{cursor}");
+        let (status, page) = server.call("GET", &path, Some(PERSON), None).await;
+        assert_eq!(
+            (status, page["records"].as_array().unwrap().len()),
+            (200, 1)
+        );
+        let record = &page["records"][0];
+        assert_eq!(
+            (&record["provider"], &record["outcome"]),
+            (&json!("gemini"), &json!("ok"))
+        );
+        assert!(!record["request_id"].as_str().unwrap().is_empty());
+        actions.push((record["action"].clone(), record["function"].clone()));
+        cursor = format!(
+            "&cursor={}",
+            page["next_cursor"].as_str().unwrap_or_default()
+        );
+    }
+    let expected = [
+        ("delete", "save-keys"),
+        ("change", "save-keys"),
+        ("open", "generate-content"),
+        ("save", "save-keys"),
+    ];
+    assert_eq!(actions, expected.map(|(a, f)| (json!(a), json!(f))));
+    assert_eq!(cursor, "&cursor=", "the last page has no next");
+    for query in ["limit=0", "limit=101", "limit=x", "cursor=x", "cursor="] {
+        let path = format!("{KEYS}/audit?{query}");
+        assert_eq!(
+            server.call("GET", &path, Some(PERSON), None).await.0,
+            400,
+            "{query}"
+        );
+    }
+}

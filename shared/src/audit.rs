@@ -1,0 +1,234 @@
+//! Who did what with which key, for the person themselves to read.
+//!
+//! A record is written before a key is used; what then fails leaves a second record that says so.
+//! Records name keys and never hold one.
+
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+use ulid::Ulid;
+
+use crate::{
+    key_table::{TableError, failure, partition, text},
+    provider::Provider,
+    user::User,
+};
+
+/// How long a record is kept.
+const KEPT: Duration = Duration::days(90);
+const PREFIX: &str = "AUDIT#";
+
+/// What was done with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Saved or replaced.
+    Save,
+    /// Paused, worded, given an end.
+    Change,
+    /// Deleted.
+    Delete,
+    /// Opened, to be used.
+    Open,
+    /// Opened, to be shown to its owner.
+    Export,
+}
+
+impl Action {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Save => "save",
+            Self::Change => "change",
+            Self::Delete => "delete",
+            Self::Open => "open",
+            Self::Export => "export",
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Allowed, and about to be done.
+    Ok,
+    /// It was allowed, and then did not happen.
+    Failed,
+    /// The key is paused, expired or does not open.
+    Refused,
+}
+
+impl Outcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One thing done with one person's keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// What.
+    pub action: Action,
+    /// With whose key; `None` for all of them.
+    pub provider: Option<Provider>,
+    /// Which key, where it is known.
+    pub kid: Option<&'a str>,
+    /// In which request.
+    pub request_id: &'a str,
+    /// When.
+    pub now: OffsetDateTime,
+}
+
+/// Can only add records, in the name of one function.
+#[derive(Debug, Clone)]
+pub struct AuditWriter {
+    dynamodb: Client,
+    table: String,
+    function: &'static str,
+}
+
+impl AuditWriter {
+    /// Writes to `table` in the name of `function`.
+    #[must_use]
+    pub fn new(dynamodb: Client, table: String, function: &'static str) -> Self {
+        Self {
+            dynamodb,
+            table,
+            function,
+        }
+    }
+
+    /// One `PutItem`.
+    ///
+    /// # Errors
+    /// [`TableError`]; then the key must not be used.
+    pub async fn write(
+        &self,
+        user: &User,
+        event: &Event<'_>,
+        outcome: Outcome,
+    ) -> Result<(), TableError> {
+        let ttl = (event.now + KEPT).unix_timestamp();
+        let mut put = self
+            .dynamodb
+            .put_item()
+            .table_name(&self.table)
+            .item("pk", partition(user))
+            .item("sk", text(&format!("{PREFIX}{}", Ulid::new())))
+            .item("at", text(&event.now.format(&Rfc3339)?))
+            .item("action", text(event.action.as_str()))
+            .item("function", text(self.function))
+            .item("request_id", text(event.request_id))
+            .item("outcome", text(outcome.as_str()))
+            .item("ttl", AttributeValue::N(ttl.to_string()));
+        if let Some(provider) = event.provider {
+            put = put.item("provider", text(provider.name()));
+        }
+        if let Some(kid) = event.kid {
+            put = put.item("kid", text(kid));
+        }
+        put.send().await.map_err(|error| failure(&error))?;
+        Ok(())
+    }
+
+    /// Records that something allowed did not happen, or was refused. The failure itself is what the
+    /// caller hears of, so a record that cannot be written is an error in the log.
+    pub async fn note(&self, user: &User, event: &Event<'_>, outcome: Outcome) {
+        if let Err(error) = self.write(user, event, outcome).await {
+            tracing::error!(%error, request_id = event.request_id, "audit record not written");
+        }
+    }
+}
+
+/// A record as its owner reads it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    #[serde(skip_serializing)]
+    sk: String,
+    #[serde(skip_serializing)]
+    ttl: i64,
+    /// When, RFC 3339 in UTC.
+    pub at: String,
+    /// What.
+    pub action: String,
+    /// With whose key; `None` for all of them.
+    pub provider: Option<String>,
+    /// Which key.
+    pub kid: Option<String>,
+    /// By which function.
+    pub function: String,
+    /// In which request.
+    pub request_id: String,
+    /// `ok`, `failed` or `refused`.
+    pub outcome: String,
+}
+
+/// A page of records, newest first.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    records: Vec<Record>,
+    next_cursor: Option<String>,
+}
+
+/// Can only read records.
+#[derive(Debug, Clone)]
+pub struct AuditReader {
+    dynamodb: Client,
+    table: String,
+}
+
+impl AuditReader {
+    /// Reads from `table`.
+    #[must_use]
+    pub fn new(dynamodb: Client, table: String) -> Self {
+        Self { dynamodb, table }
+    }
+
+    /// One `Query`: at most `limit` of the person's own records older than `cursor`.
+    ///
+    /// # Errors
+    /// [`TableError`]
+    pub async fn page(
+        &self,
+        user: &User,
+        limit: u8,
+        cursor: Option<Ulid>,
+        now: OffsetDateTime,
+    ) -> Result<Page, TableError> {
+        // '$' sorts after '#', so this is past every record.
+        let before = cursor.map_or("AUDIT$".to_owned(), |id| format!("{PREFIX}{id}"));
+        let answer = self
+            .dynamodb
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :before")
+            .expression_attribute_values(":pk", partition(user))
+            .expression_attribute_values(":from", text(PREFIX))
+            .expression_attribute_values(":before", text(&before))
+            .scan_index_forward(false)
+            // The cursor's own record, the page, and one more to see whether there is more.
+            .limit(i32::from(limit) + 1 + i32::from(cursor.is_some()))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        let items = answer.items.unwrap_or_default();
+        let mut records: Vec<Record> =
+            serde_dynamo::from_items(items).map_err(|_| TableError::Corrupt("audit record"))?;
+        // The cursor's own record was the last of the page before.
+        records.retain(|record| record.sk < before);
+        let more = records.len() > usize::from(limit);
+        records.truncate(limit.into());
+        let last = records
+            .last()
+            .map(|record| record.sk[PREFIX.len()..].to_owned());
+        let next_cursor = last.filter(|_| more);
+        // TTL is housekeeping: what is over is not shown, deleted or not.
+        records.retain(|record| record.ttl > now.unix_timestamp());
+        Ok(Page {
+            records,
+            next_cursor,
+        })
+    }
+}
