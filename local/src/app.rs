@@ -29,6 +29,7 @@ enum Function {
     Save,
     Fetch,
     Generate,
+    Onboarding,
 }
 
 /// The functions, made from one configuration.
@@ -40,6 +41,7 @@ pub struct App {
     save: save_keys::Deps,
     fetch: fetch_keys::Deps,
     generate: generate_content::Deps,
+    onboarding: onboarding::Deps,
 }
 
 /// Why the functions did not start.
@@ -72,6 +74,7 @@ impl App {
             routes: routes(save_keys::ROUTES, Function::Save)
                 .chain(routes(fetch_keys::ROUTES, Function::Fetch))
                 .chain(routes(generate_content::ROUTES, Function::Generate))
+                .chain(routes(onboarding::ROUTES, Function::Onboarding))
                 .collect(),
             endpoint: Endpoint::new(config)?,
             origins: Origins::new(config),
@@ -79,6 +82,7 @@ impl App {
             save: save_keys::Deps::new(config, aws)?,
             fetch: fetch_keys::Deps::new(config, aws)?,
             generate: generate_content::Deps::new(config, aws)?,
+            onboarding: onboarding::Deps::new(config, aws)?,
         })
     }
 
@@ -96,6 +100,7 @@ impl App {
             Ok(Function::Save) => save_keys::handle(&self.save, request).await,
             Ok(Function::Fetch) => fetch_keys::handle(&self.fetch, request).await,
             Ok(Function::Generate) => generate_content::handle(&self.generate, request).await,
+            Ok(Function::Onboarding) => onboarding::handle(&self.onboarding, request).await,
             // No route: the endpoint fails, or answers a browser's OPTIONS, before it acts.
             Err(_) => {
                 let act = async |_| Err(Problem::not_found());

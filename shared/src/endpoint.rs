@@ -201,6 +201,21 @@ impl<A> Call<A> {
             .ok_or_else(|| Problem::invalid_request(detail))
     }
 
+    /// As [`Self::json`], where a call without a body means `T`'s default.
+    ///
+    /// # Errors
+    /// 413, 415 or 400.
+    pub fn json_or_nothing<T: DeserializeOwned + Default>(
+        &self,
+        limit_bytes: usize,
+        shape: &'static str,
+    ) -> Result<T, Problem> {
+        match self.body.is_empty() {
+            true => Ok(T::default()),
+            false => self.json(limit_bytes, shape),
+        }
+    }
+
     /// The body as `T`, which denies unknown fields; `shape` tells people what is expected.
     ///
     /// # Errors

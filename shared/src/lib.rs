@@ -16,6 +16,7 @@ pub mod dotenv;
 pub mod endpoint;
 pub mod key_table;
 pub mod mode;
+pub mod onboarding;
 pub mod origin;
 pub mod problem;
 pub mod provider;

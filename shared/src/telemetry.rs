@@ -14,6 +14,7 @@ const OURS: &[&str] = &[
     "save_keys",
     "fetch_keys",
     "generate_content",
+    "onboarding",
     "local",
 ];
 

@@ -5,4 +5,5 @@
 mod api;
 mod canary;
 mod harness;
+mod onboarding;
 mod server;

@@ -1,0 +1,16 @@
+//! onboarding on Lambda.
+
+use std::convert::Infallible;
+
+use lambda_http::{Error, run, service_fn};
+use onboarding::{Deps, handle};
+use user_api_keys::{aws::Aws, config::Config, telemetry};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let config = Config::from_env()?;
+    telemetry::init(config.log_level);
+    let deps = &Deps::new(&config, &Aws::from_env().await)?;
+    let answer = async |request| Ok::<_, Infallible>(handle(deps, request).await);
+    run(service_fn(answer)).await
+}
