@@ -60,6 +60,7 @@ fn routes<A>(of: &[Route<A>], function: Function) -> impl Iterator<Item = Route<
         method: route.method.clone(),
         path: route.path,
         action: function,
+        class: route.class,
         in_person: route.in_person,
     })
 }
@@ -76,7 +77,7 @@ impl App {
                 .chain(routes(generate_content::ROUTES, Function::Generate))
                 .chain(routes(onboarding::ROUTES, Function::Onboarding))
                 .collect(),
-            endpoint: Endpoint::new(config)?,
+            endpoint: Endpoint::new(config, aws)?,
             origins: Origins::new(config),
             page: Page::new(config, DeveloperKeys::new(config), aws),
             save: save_keys::Deps::new(config, aws)?,

@@ -143,6 +143,7 @@ impl Stage {
     async fn production() -> Result<Self, DemoError> {
         Self::new(&[
             ("DEPLOY_ENV", "demo"),
+            ("RATE_LIMIT_GENERATE_PER_MINUTE", "1000"),
             ("CLERK_JWT_KEY", token::PUBLIC_KEY),
             ("CLERK_ISSUER", token::ISSUER),
             ("CLERK_AUTHORIZED_PARTIES", token::PARTY),

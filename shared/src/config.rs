@@ -47,8 +47,23 @@ pub struct Config {
     pub gemini_model: String,
     /// `GEMINI_BASE_URL`, …: providers that are somewhere else, outside a real Lambda only.
     pub base_urls: Vec<(Provider, String)>,
+    /// `RATE_LIMIT_…`.
+    pub rate_limits: RateLimits,
     /// `LOG_LEVEL`.
     pub log_level: Level,
+}
+
+/// How often one person may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimits {
+    /// `RATE_LIMIT_GENERATE_PER_MINUTE`.
+    pub generate_per_minute: u32,
+    /// `RATE_LIMIT_GENERATE_PER_DAY`.
+    pub generate_per_day: u32,
+    /// `RATE_LIMIT_SAVE_PER_MINUTE`.
+    pub save_per_minute: u32,
+    /// `RATE_LIMIT_READ_PER_MINUTE`.
+    pub read_per_minute: u32,
 }
 
 /// What a session token must match.
@@ -167,6 +182,12 @@ impl Config {
         );
         let gemini_model = reader.gemini_model();
         let base_urls = reader.base_urls(lambda_function.is_some() && !local_runner);
+        let rate_limits = RateLimits {
+            generate_per_minute: reader.limit("RATE_LIMIT_GENERATE_PER_MINUTE", 30),
+            generate_per_day: reader.limit("RATE_LIMIT_GENERATE_PER_DAY", 1_000),
+            save_per_minute: reader.limit("RATE_LIMIT_SAVE_PER_MINUTE", 60),
+            read_per_minute: reader.limit("RATE_LIMIT_READ_PER_MINUTE", 300),
+        };
         let log_level = reader.log_level();
         let deploy_env = reader
             .optional("DEPLOY_ENV")
@@ -185,6 +206,7 @@ impl Config {
                 allowed_origins,
                 gemini_model,
                 base_urls,
+                rate_limits,
                 log_level,
             }),
             (_, _, wrong) => Err(ConfigError::Incomplete(wrong)),
@@ -265,6 +287,18 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             }
         }
         base_urls
+    }
+
+    fn limit(&mut self, name: &str, default: u32) -> u32 {
+        let Some(text) = self.optional(name) else {
+            return default;
+        };
+        let limit = text.parse().ok().filter(|limit| *limit > 0);
+        if limit.is_none() {
+            self.wrong
+                .push(format!("{name} is not a whole number of 1 or more"));
+        }
+        limit.unwrap_or(default)
     }
 
     fn log_level(&mut self) -> Level {

@@ -20,10 +20,12 @@ use time::OffsetDateTime;
 use crate::{
     audit,
     auth::{Auth, AuthSetupError},
+    aws::Aws,
     config::Config,
     origin::Origins,
     problem::{Code, Problem},
     provider::Provider,
+    rate_limit::{Allowance, Class, LimitError, Limiter},
     user::User,
 };
 
@@ -36,6 +38,8 @@ pub struct Route<A> {
     pub path: &'static str,
     /// What the function does there.
     pub action: A,
+    /// Whose limit it counts against.
+    pub class: Class,
     /// Whether only the person themselves may: somebody who impersonates them may look, and may
     /// not write, open or generate.
     pub in_person: bool,
@@ -63,6 +67,7 @@ pub struct Call<A> {
 pub struct Endpoint {
     auth: Auth,
     origins: Origins,
+    limiter: Limiter,
 }
 
 impl Endpoint {
@@ -70,10 +75,11 @@ impl Endpoint {
     ///
     /// # Errors
     /// When callers could not be identified.
-    pub fn new(config: &Config) -> Result<Self, AuthSetupError> {
+    pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
         Ok(Self {
             auth: Auth::new(config.mode, config.clerk.as_ref())?,
             origins: Origins::new(config),
+            limiter: Limiter::new(aws.dynamodb.clone(), config),
         })
     }
 
@@ -100,6 +106,7 @@ impl Endpoint {
             }
         });
         let mut pattern = "-";
+        let mut allowance = None;
         let result = match found {
             Ok(None) => Ok(empty(StatusCode::NO_CONTENT)),
             Ok(Some((route, segment))) => {
@@ -107,7 +114,9 @@ impl Endpoint {
                 let now = OffsetDateTime::now_utc();
                 match self.admit(route, &parts.headers, now) {
                     Ok(user) => {
-                        act(Call {
+                        let counted_user = user.clone();
+                        let count = self.limiter.count(&counted_user, route.class, now);
+                        let work = act(Call {
                             action: route.action,
                             segment: segment.to_owned(),
                             user,
@@ -116,8 +125,11 @@ impl Endpoint {
                             query: parts.uri.query().unwrap_or_default().to_owned(),
                             headers: parts.headers.clone(),
                             body,
-                        })
-                        .await
+                        });
+                        let in_person = route.in_person;
+                        let (result, left) = within_limit(in_person, count, work).await;
+                        allowance = left;
+                        result
                     }
                     Err(problem) => Err(problem),
                 }
@@ -129,6 +141,11 @@ impl Endpoint {
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(allowance) = allowance {
+            headers.insert("ratelimit-limit", allowance.limit.into());
+            headers.insert("ratelimit-remaining", allowance.remaining.into());
+            headers.insert("ratelimit-reset", allowance.reset_s.into());
+        }
         self.origins.describe(&parts.headers, headers);
         response
     }
@@ -238,6 +255,33 @@ impl<A> Call<A> {
         serde_json::from_slice(bytes)
             .map_err(|_| Problem::invalid_request(format!("Send one JSON object: {shape}.")))
     }
+}
+
+/// Does `work` if the count allows it. What only looks runs beside the count; what acts waits.
+async fn within_limit(
+    acts: bool,
+    count: impl Future<Output = Result<Allowance, LimitError>>,
+    work: impl Future<Output = Result<Response<Body>, Problem>>,
+) -> (Result<Response<Body>, Problem>, Option<Allowance>) {
+    let (counted, done) = match acts {
+        false => tokio::join!(count, work),
+        true => match count.await {
+            Ok(left) => (Ok(left), work.await),
+            Err(error) => return refused(error),
+        },
+    };
+    match counted {
+        Ok(left) => (done, Some(left)),
+        Err(error) => refused(error),
+    }
+}
+
+fn refused(error: LimitError) -> (Result<Response<Body>, Problem>, Option<Allowance>) {
+    let left = match &error {
+        LimitError::Limited(left) => Some(*left),
+        LimitError::Table(_) => None,
+    };
+    (Err(error.into()), left)
 }
 
 /// 200 with a JSON body.
@@ -372,12 +416,14 @@ mod tests {
             method: Method::GET,
             path: "/api/keys",
             action: 1,
+            class: Class::Read,
             in_person: true,
         },
         Route {
             method: Method::DELETE,
             path: "/api/keys/{provider}",
             action: 2,
+            class: Class::Read,
             in_person: true,
         },
     ];

@@ -20,6 +20,7 @@ pub mod onboarding;
 pub mod origin;
 pub mod problem;
 pub mod provider;
+pub mod rate_limit;
 pub mod sealing;
 pub mod telemetry;
 pub mod user;

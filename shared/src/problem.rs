@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::{
     api_key::InvalidApiKey, auth::Unauthorized, key_table::TableError, provider::UnknownProvider,
-    sealing::SealingError, user_api_keys::KeyError,
+    rate_limit::LimitError, sealing::SealingError, user_api_keys::KeyError,
 };
 
 /// Seconds after which a 503 is worth another try.
@@ -62,6 +62,7 @@ codes! {
     NoApiKey "no_api_key" CONFLICT "No key saved"
     ApiKeyExpired "api_key_expired" CONFLICT "The key has expired"
     ApiKeyPaused "api_key_paused" CONFLICT "The key is paused"
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many calls"
     ProviderRateLimited "provider_rate_limited" TOO_MANY_REQUESTS "The provider's quota is used up"
     ContentBlocked "content_blocked" UNPROCESSABLE_ENTITY "The provider refused the content"
     ProviderUnavailable "provider_unavailable" BAD_GATEWAY "The provider does not answer"
@@ -264,6 +265,22 @@ impl From<TableError> for Problem {
                 "The key was changed meanwhile; read the list again and repeat.",
             ),
             TableError::Corrupt(_) | TableError::Time(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<LimitError> for Problem {
+    fn from(error: LimitError) -> Self {
+        match error {
+            LimitError::Limited(allowance) => Self::new(
+                Code::RateLimited,
+                format!(
+                    "You have used all {} calls of this kind for now; try again in {} seconds.",
+                    allowance.limit, allowance.reset_s
+                ),
+            )
+            .retry_after(allowance.reset_s),
+            LimitError::Table(error) => error.into(),
         }
     }
 }

@@ -15,6 +15,7 @@ use user_api_keys::{
     key_table::{KeyLister, KeyReader, Record, ShownRecord, Status},
     problem::Problem,
     provider::Provider,
+    rate_limit::Class,
     sealing::Opener,
     user_api_keys::{KeyError, UserApiKeys},
 };
@@ -88,6 +89,7 @@ const fn route(
         method,
         path,
         action,
+        class: Class::Read,
         in_person,
     }
 }
@@ -116,7 +118,7 @@ impl Deps {
             None => OPENS,
         };
         Ok(Self {
-            endpoint: Endpoint::new(config)?,
+            endpoint: Endpoint::new(config, aws)?,
             lister: KeyLister::new(aws.dynamodb.clone(), config.table_name.clone()),
             reader: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
             opener: Opener::new(aws.kms.clone(), config, opens),

@@ -14,6 +14,7 @@ use user_api_keys::{
     key_table::KeyReader,
     problem::Problem,
     provider::Provider,
+    rate_limit::Class,
     sealing::Opener,
     user_api_keys::{Credential, UserApiKeys},
 };
@@ -38,6 +39,7 @@ pub const ROUTES: &[Route<Action>] = &[Route {
     method: Method::POST,
     path: "/api/generate",
     action: Action::Generate,
+    class: Class::Generate,
     in_person: true,
 }];
 
@@ -69,7 +71,7 @@ impl Deps {
     /// [`SetupError`]
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
         Ok(Self {
-            endpoint: Endpoint::new(config)?,
+            endpoint: Endpoint::new(config, aws)?,
             keys: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
             opener: Opener::new(aws.kms.clone(), config, OPENS),
             audit: AuditWriter::new(

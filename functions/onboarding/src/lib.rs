@@ -16,6 +16,7 @@ use user_api_keys::{
     },
     problem::{Code, Problem},
     provider::Provider,
+    rate_limit::Class,
 };
 
 const BODY_MAX_BYTES: usize = 16 * 1024;
@@ -68,6 +69,7 @@ const fn post(path: &'static str, action: Action) -> Route<Action> {
         method: Method::POST,
         path,
         action,
+        class: Class::Save,
         in_person: true,
     }
 }
@@ -77,6 +79,7 @@ const fn get(path: &'static str, action: Action) -> Route<Action> {
         method: Method::GET,
         path,
         action,
+        class: Class::Read,
         in_person: false,
     }
 }
@@ -96,7 +99,7 @@ impl Deps {
     /// When callers could not be identified.
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
         Ok(Self {
-            endpoint: Endpoint::new(config)?,
+            endpoint: Endpoint::new(config, aws)?,
             sessions: Sessions::new(aws.dynamodb.clone(), config.table_name.clone()),
             keys: KeyLister::new(aws.dynamodb.clone(), config.table_name.clone()),
             developer: DeveloperKeys::new(config),

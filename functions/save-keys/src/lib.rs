@@ -19,6 +19,7 @@ use user_api_keys::{
     key_table::{Change, KeyWriter, NewKey, Status, TableError},
     problem::Problem,
     provider::Provider,
+    rate_limit::Class,
     sealing::{Binding, Sealer},
     user::User,
     user_api_keys::KeyError,
@@ -74,6 +75,7 @@ const fn route(method: Method, path: &'static str, action: Action) -> Route<Acti
         method,
         path,
         action,
+        class: Class::Save,
         in_person: true,
     }
 }
@@ -94,7 +96,7 @@ impl Deps {
     /// When callers could not be identified.
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
         Ok(Self {
-            endpoint: Endpoint::new(config)?,
+            endpoint: Endpoint::new(config, aws)?,
             sealer: Sealer::new(aws.kms.clone(), config),
             keys: KeyWriter::new(aws.dynamodb.clone(), config.table_name.clone()),
             audit: AuditWriter::new(

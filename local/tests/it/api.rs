@@ -636,3 +636,65 @@ async fn a_person_reads_their_own_trail_newest_first_page_by_page() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_calls_at_once_exactly_the_limit_passes() {
+    let folder = folder();
+    let args = ["--port", "0", "--in-memory", "--production", "--stand-in"];
+    // A day cannot turn between two calls as a minute can; the day's limit is the one that binds.
+    let mut command = command(folder.path(), &args);
+    command
+        .env("RATE_LIMIT_GENERATE_PER_DAY", "50")
+        .env("RATE_LIMIT_GENERATE_PER_MINUTE", "1000");
+    let server = start(clerk(&mut command));
+    server.save(Some(PERSON), "gemini", KEY).await;
+    let http = Client::new();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let request = http.post(format!("{}/api/generate", server.url));
+        let request = request.bearer_auth(local::token::sign(PERSON).unwrap());
+        let request = request.json(&json!({"prompt": "Hello"}));
+        calls.spawn(async { request.send().await.unwrap() });
+    }
+    let mut passed = 0;
+    for response in calls.join_all().await {
+        match response.status().as_u16() {
+            200 => passed += 1,
+            429 => {
+                let header = response.headers()["retry-after"]
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                assert_eq!(response.headers()["ratelimit-limit"], "50");
+                let body: Value = response.json().await.unwrap();
+                assert_eq!(body["code"], "rate_limited");
+                assert_eq!(body["retry_after"].to_string(), header);
+            }
+            status => unreachable!("status {status}"),
+        }
+    }
+    assert_eq!(passed, 50);
+    let (status, _) = server.call("GET", KEYS, Some(PERSON), None).await;
+    assert_eq!(status, 200, "another class is not touched");
+    server.save(Some(OTHER), "gemini", KEY).await;
+    let prompt = Some(json!({"prompt": "Hello"}));
+    let (status, _) = server
+        .call("POST", "/api/generate", Some(OTHER), prompt)
+        .await;
+    assert_eq!(status, 200, "nor is another person");
+}
+
+#[tokio::test]
+async fn every_answer_says_what_is_left() {
+    let folder = folder();
+    let server = production(&folder);
+    let request = Client::new().get(format!("{}{KEYS}", server.url));
+    let request = request.bearer_auth(local::token::sign(PERSON).unwrap());
+    let response = request.send().await.unwrap();
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(
+        (header("ratelimit-limit"), header("ratelimit-remaining")),
+        ("300".to_owned(), "299".to_owned())
+    );
+    assert!((1..=60).contains(&header("ratelimit-reset").parse::<u32>().unwrap()));
+}
