@@ -698,3 +698,76 @@ async fn every_answer_says_what_is_left() {
     );
     assert!((1..=60).contains(&header("ratelimit-reset").parse::<u32>().unwrap()));
 }
+
+#[tokio::test]
+async fn another_persons_id_in_any_other_place_changes_nothing() {
+    let folder = folder();
+    let server = production(&folder);
+    for provider in ["gemini", "exa", "copilotkit"] {
+        server
+            .save(Some(OTHER), provider, "AQ.key-of-person-b-7777")
+            .await;
+    }
+    server
+        .call("POST", "/api/onboarding/start", Some(OTHER), None)
+        .await;
+    let before = server.call("GET", KEYS, Some(OTHER), None).await.1;
+    let token = local::token::sign(OTHER).unwrap();
+    let names = [
+        "user_id",
+        "userId",
+        "sub",
+        "clerk_user_id",
+        "session",
+        "__session",
+        "token",
+    ];
+    for (method, path) in [
+        ("GET", KEYS.to_owned()),
+        ("GET", format!("{KEYS}/onboarding")),
+        ("GET", format!("{KEYS}/validate")),
+        ("GET", format!("{KEYS}/audit")),
+        ("DELETE", KEYS.to_owned()),
+        ("DELETE", format!("{KEYS}/gemini")),
+        ("PATCH", format!("{KEYS}/gemini")),
+        ("DELETE", format!("{KEYS}/{OTHER}")),
+        ("DELETE", format!("{KEYS}/..%2F{OTHER}%2Fgemini")),
+        ("POST", "/api/generate".to_owned()),
+        ("GET", "/api/onboarding/status".to_owned()),
+        ("GET", "/api/onboarding/init".to_owned()),
+        ("POST", "/api/onboarding/reset".to_owned()),
+        ("POST", "/api/onboarding/complete".to_owned()),
+    ] {
+        for id in [OTHER, &format!("USER#{OTHER}"), &token] {
+            let url = format!("{}{path}", server.url);
+            let query: Vec<_> = names.iter().map(|name| (*name, id)).collect();
+            let url = reqwest::Url::parse_with_params(&url, query).unwrap();
+            let mut request = Client::new().request(method.parse().unwrap(), url);
+            for name in [
+                "x-user-id",
+                "x-amzn-oidc-identity",
+                "x-clerk-user-id",
+                "x-forwarded-user",
+            ] {
+                request = request.header(name, id);
+            }
+            let request = request
+                .header("cookie", format!("__session={id}; user_id={id}"))
+                .bearer_auth(local::token::sign(PERSON).unwrap());
+            let request = match (method, path.ends_with("generate")) {
+                ("PATCH", _) => request.json(&json!({"enabled": false})),
+                (_, true) => request.json(&json!({"prompt": "Hello"})),
+                _ => request,
+            };
+            let answer = request.send().await.unwrap().text().await.unwrap();
+            assert!(!answer.contains("7777"), "{method} {path}: {answer}");
+            assert!(!answer.contains(OTHER), "{method} {path}: {answer}");
+        }
+    }
+    let after = server.call("GET", KEYS, Some(OTHER), None).await.1;
+    assert_eq!(before, after, "nothing of theirs has changed");
+    let (_, status) = server
+        .call("GET", "/api/onboarding/status", Some(OTHER), None)
+        .await;
+    assert_eq!(status["current_step"], 1);
+}
