@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::extract::State;
 use lambda_http::{
     Body, Request, Response,
-    http::{Method, StatusCode, header::HOST},
+    http::{
+        HeaderValue, Method, StatusCode,
+        header::{HOST, ORIGIN},
+    },
 };
 use tokio::net::TcpListener;
 use user_api_keys::{
@@ -13,15 +16,18 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    endpoint::{Endpoint, Route, find},
+    endpoint::{Endpoint, Route, find, json},
     origin::Origins,
-    problem::Problem,
+    problem::{Code, Problem},
 };
 
 use crate::page::Page;
 
 /// No route takes more than this; each has its own, smaller limit.
 const BODY_MAX_BYTES: usize = 512 * 1024;
+
+/// Where Lambda's invoke API has open-keys.
+const OPEN_KEYS: &str = "/2015-03-31/functions/open-keys/invocations";
 
 /// Which function answers.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +48,7 @@ pub struct App {
     fetch: fetch_keys::Deps,
     generate: generate_content::Deps,
     onboarding: onboarding::Deps,
+    open: open_keys::Deps,
 }
 
 /// Why the functions did not start.
@@ -84,6 +91,7 @@ impl App {
             fetch: fetch_keys::Deps::new(config, aws)?,
             generate: generate_content::Deps::new(config, aws)?,
             onboarding: onboarding::Deps::new(config, aws)?,
+            open: open_keys::Deps::new(config, aws)?,
         })
     }
 
@@ -96,6 +104,9 @@ impl App {
                 Err(problem) => problem.response("-"),
             };
         }
+        if (request.method(), request.uri().path()) == (&Method::POST, OPEN_KEYS) {
+            return self.invoke(&request).await;
+        }
         let found = find(&self.routes, request.method(), request.uri().path());
         match found.map(|(route, _)| route.action) {
             Ok(Function::Save) => save_keys::handle(&self.save, request).await,
@@ -106,6 +117,30 @@ impl App {
             Err(_) => {
                 let act = async |_| Err(Problem::not_found());
                 self.endpoint.answer(&self.routes, request, act).await
+            }
+        }
+    }
+
+    /// open-keys, as Lambda's own invoke API answers: a failure is 200 with a header. IAM is not
+    /// there to keep web pages out, so whatever a browser sends is refused.
+    async fn invoke(&self, request: &Request) -> Response<Body> {
+        let from_a_page = request.headers().contains_key(ORIGIN);
+        if from_a_page || self.origins.admit(request.headers()).is_err() {
+            let detail = "This function is invoked with an AWS SDK, never by a web page.";
+            return Problem::new(Code::Forbidden, detail).response("-");
+        }
+        let event = serde_json::from_slice(request.body().as_ref()).unwrap_or_default();
+        match open_keys::handle(&self.open, "local", event).await {
+            Ok(answer) => json(&answer).unwrap_or_else(|problem| problem.response("-")),
+            Err(problem) => {
+                let (kind, message) = (problem.code().as_str(), problem.detail());
+                let body = serde_json::json!({"errorType": kind, "errorMessage": message});
+                let mut response = Response::new(Body::from(body.to_string()));
+                let unhandled = HeaderValue::from_static("Unhandled");
+                response
+                    .headers_mut()
+                    .insert("x-amz-function-error", unhandled);
+                response
             }
         }
     }

@@ -75,6 +75,8 @@ pub struct Event<'a> {
     pub provider: Option<Provider>,
     /// Which key, where it is known.
     pub kid: Option<&'a str>,
+    /// What for, where a back end says so.
+    pub purpose: Option<&'a str>,
     /// In which request.
     pub request_id: &'a str,
     /// When.
@@ -129,6 +131,9 @@ impl AuditWriter {
         if let Some(kid) = event.kid {
             put = put.item("kid", text(kid));
         }
+        if let Some(purpose) = event.purpose {
+            put = put.item("purpose", text(purpose));
+        }
         put.send().await.map_err(|error| failure(&error))?;
         Ok(())
     }
@@ -157,6 +162,9 @@ pub struct Record {
     pub provider: Option<String>,
     /// Which key.
     pub kid: Option<String>,
+    /// What for, where a back end said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
     /// By which function.
     pub function: String,
     /// In which request.

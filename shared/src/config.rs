@@ -47,6 +47,8 @@ pub struct Config {
     pub gemini_model: String,
     /// `GEMINI_BASE_URL`, …: providers that are somewhere else, outside a real Lambda only.
     pub base_urls: Vec<(Provider, String)>,
+    /// `OPEN_KEYS_TRUST_CALLER`: whether open-keys takes a bare user id.
+    pub open_keys_trust_caller: bool,
     /// `RATE_LIMIT_…`.
     pub rate_limits: RateLimits,
     /// `LOG_LEVEL`.
@@ -188,6 +190,8 @@ impl Config {
             save_per_minute: reader.limit("RATE_LIMIT_SAVE_PER_MINUTE", 60),
             read_per_minute: reader.limit("RATE_LIMIT_READ_PER_MINUTE", 300),
         };
+        let trust = reader.optional("OPEN_KEYS_TRUST_CALLER");
+        let open_keys_trust_caller = trust.as_deref() == Some("true");
         let log_level = reader.log_level();
         let deploy_env = reader
             .optional("DEPLOY_ENV")
@@ -206,6 +210,7 @@ impl Config {
                 allowed_origins,
                 gemini_model,
                 base_urls,
+                open_keys_trust_caller,
                 rate_limits,
                 log_level,
             }),

@@ -195,6 +195,7 @@ impl<A> Call<A> {
             action,
             provider,
             kid,
+            purpose: None,
             request_id: &self.request_id,
             now: self.now,
         }

@@ -200,6 +200,12 @@ impl Problem {
         self.status
     }
 
+    /// What the caller reads.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// What the log says about why, or nothing.
     #[must_use]
     pub fn cause(&self) -> &str {

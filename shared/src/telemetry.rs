@@ -15,6 +15,7 @@ const OURS: &[&str] = &[
     "fetch_keys",
     "generate_content",
     "onboarding",
+    "open_keys",
     "local",
 ];
 

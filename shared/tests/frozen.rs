@@ -72,6 +72,7 @@ async fn a_row_of_the_first_version_still_opens() {
         action: Action::Open,
         provider: None,
         kid: None,
+        purpose: None,
         request_id: "r-1",
         now: OffsetDateTime::UNIX_EPOCH,
     };

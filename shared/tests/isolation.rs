@@ -111,6 +111,7 @@ impl Stack {
             action: Action::Open,
             provider: Some(provider),
             kid: None,
+            purpose: None,
             request_id: "r-1",
             now: OffsetDateTime::now_utc(),
         };

@@ -6,4 +6,5 @@ mod api;
 mod canary;
 mod harness;
 mod onboarding;
+mod open_keys;
 mod server;

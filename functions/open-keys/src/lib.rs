@@ -1,0 +1,190 @@
+//! Plaintext keys for the app's other back ends. Invoked with IAM, never over HTTP.
+//!
+//! The person's own session token proves that they are there. Every key that is handed out is on
+//! their audit trail first, with the purpose.
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use user_api_keys::{
+    audit::{self, AuditWriter},
+    auth::{Auth, AuthSetupError, TrustedCaller},
+    aws::Aws,
+    config::Config,
+    developer_keys::DeveloperKeys,
+    key_table::KeyReader,
+    problem::{Code, Problem},
+    provider::Provider,
+    sealing::Opener,
+    user::User,
+    user_api_keys::{KeyError, UserApiKeys},
+};
+
+/// Its name on Lambda and in the audit trail.
+pub const NAME: &str = env!("CARGO_PKG_NAME");
+const PURPOSE_MAX_CHARS: usize = 100;
+/// What gateways and load balancers put into their events.
+const HTTP_FIELDS: [&str; 6] = [
+    "httpMethod",
+    "requestContext",
+    "rawPath",
+    "headers",
+    "routeKey",
+    "isBase64Encoded",
+];
+
+/// All this function can reach.
+pub struct Deps {
+    auth: Auth,
+    trusted: Option<TrustedCaller>,
+    keys: KeyReader,
+    opener: Opener,
+    audit: AuditWriter,
+    developer: Option<DeveloperKeys>,
+}
+
+impl Deps {
+    /// Exactly this function's capabilities.
+    ///
+    /// # Errors
+    /// When callers could not be identified.
+    pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
+        let table = || config.table_name.clone();
+        Ok(Self {
+            auth: Auth::new(config.mode, config.clerk.as_ref())?,
+            trusted: TrustedCaller::new(config),
+            keys: KeyReader::new(aws.dynamodb.clone(), table()),
+            opener: Opener::new(aws.kms.clone(), config, Provider::ALL),
+            audit: AuditWriter::new(aws.dynamodb.clone(), table(), NAME),
+            developer: DeveloperKeys::new(config),
+        })
+    }
+}
+
+/// No `Debug`: the token is in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpenRequest {
+    token: Option<SecretString>,
+    user_id: Option<String>,
+    providers: Vec<String>,
+    purpose: String,
+}
+
+const SHAPE: &str = "token, providers (a list of names) and purpose (1 to 100 characters)";
+
+/// The keys. No `Debug`: they are in clear.
+#[derive(Serialize)]
+pub struct OpenAnswer {
+    keys: BTreeMap<&'static str, OpenedKey>,
+    missing: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct OpenedKey {
+    api_key: String,
+    kid: String,
+}
+
+/// Answers one invocation and writes its one log line.
+///
+/// # Errors
+/// The failure, for the caller; nothing was opened, or nothing is handed out.
+pub async fn handle(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer, Problem> {
+    let answer = open(deps, request_id, event).await;
+    match &answer {
+        Ok(answer) => {
+            let (opened, missing) = (answer.keys.len(), answer.missing.len());
+            tracing::info!(
+                function = NAME,
+                code = "ok",
+                opened,
+                missing,
+                request_id,
+                "invocation"
+            );
+        }
+        Err(problem) => {
+            let (code, cause) = (problem.code().as_str(), problem.cause());
+            tracing::error!(function = NAME, code, cause, request_id, "invocation");
+        }
+    }
+    answer
+}
+
+async fn open(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer, Problem> {
+    if HTTP_FIELDS.iter().any(|name| event.get(name).is_some()) {
+        let detail = "This function hands out keys and is never called over HTTP.";
+        return Err(Problem::new(Code::Forbidden, detail));
+    }
+    let wrong = || Problem::invalid_request(format!("Send {SHAPE}."));
+    // serde's error repeats values, so it is dropped unread.
+    let request: OpenRequest = serde_json::from_value(event).map_err(|_| wrong())?;
+    let purpose = request.purpose.as_str();
+    let printable = purpose.chars().all(|c| !c.is_control());
+    if !(1..=PURPOSE_MAX_CHARS).contains(&purpose.chars().count()) || !printable {
+        return Err(wrong());
+    }
+    let providers: Result<Vec<Provider>, _> = request.providers.iter().map(|p| p.parse()).collect();
+    let mut providers = providers?;
+    providers.sort();
+    providers.dedup();
+    let now = OffsetDateTime::now_utc();
+    let user = person(deps, &request, now)?;
+    let event = audit::Event {
+        action: audit::Action::Export,
+        provider: None,
+        kid: None,
+        purpose: Some(purpose),
+        request_id,
+        now,
+    };
+    let developer = deps.developer.as_ref();
+    let mine = UserApiKeys::of(&user, &deps.keys, &deps.opener, &deps.audit, developer);
+    let mut answer = OpenAnswer {
+        keys: BTreeMap::new(),
+        missing: Vec::new(),
+    };
+    for provider in providers {
+        match mine.get(provider, &event).await {
+            Ok(opened) => {
+                let key = OpenedKey {
+                    // EXPOSE: handing the key to the person's own back end is this function's work.
+                    api_key: opened.key.expose().to_owned(),
+                    kid: opened.credential.kid,
+                };
+                answer.keys.insert(provider.name(), key);
+            }
+            Err(KeyError::Missing(_) | KeyError::Expired(_) | KeyError::Paused(_)) => {
+                answer.missing.push(provider.name());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(answer)
+}
+
+/// The person the token names; a bare `user_id` only where the caller is trusted.
+fn person(deps: &Deps, request: &OpenRequest, now: OffsetDateTime) -> Result<User, Problem> {
+    let user = match (&request.token, &request.user_id, &deps.trusted) {
+        // EXPOSE: the token, to verify it.
+        (Some(token), None, _) => deps.auth.user_of_token(token.expose_secret(), now)?,
+        (None, Some(user_id), Some(trusted)) => trusted.user(user_id)?,
+        (None, Some(_), None) => {
+            let detail = "A user_id alone is not accepted; send the person's session token.";
+            return Err(Problem::new(Code::Unauthorized, detail));
+        }
+        _ => return Err(Problem::invalid_request(format!("Send {SHAPE}."))),
+    };
+    match user.actor() {
+        Some(actor) => {
+            tracing::warn!(%actor, function = NAME, "impersonation");
+            let detail = "Who is signed in on somebody's behalf cannot open keys.";
+            Err(Problem::new(Code::Forbidden, detail))
+        }
+        None => Ok(user),
+    }
+}

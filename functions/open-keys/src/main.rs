@@ -1,0 +1,24 @@
+//! open-keys on Lambda.
+
+use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn};
+use open_keys::{Deps, handle};
+use serde_json::Value;
+use user_api_keys::{aws::Aws, config::Config, telemetry};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let config = Config::from_env()?;
+    telemetry::init(config.log_level);
+    let deps = &Deps::new(&config, &Aws::from_env().await)?;
+    let answer = async |event: LambdaEvent<Value>| {
+        let failed = |problem: user_api_keys::problem::Problem| Diagnostic {
+            error_type: problem.code().as_str().to_owned(),
+            error_message: problem.detail().to_owned(),
+        };
+        let request_id = &event.context.request_id;
+        handle(deps, request_id, event.payload)
+            .await
+            .map_err(failed)
+    };
+    run(service_fn(answer)).await
+}
