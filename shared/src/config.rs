@@ -182,6 +182,19 @@ impl Config {
                 .optional("ALLOWED_ORIGINS")
                 .unwrap_or_else(|| origins.to_owned()),
         );
+        let is_origin = |text: &String| {
+            let host = text
+                .strip_prefix("https://")
+                .or_else(|| text.strip_prefix("http://"));
+            host.is_some_and(|host| !host.is_empty() && !host.contains(['*', '/']))
+        };
+        if !allowed_origins.iter().all(is_origin) {
+            reader.wrong.push(
+                "ALLOWED_ORIGINS takes exact origins such as https://app.example.com, \
+                 comma-separated: no *, no path and no slash at the end"
+                    .to_owned(),
+            );
+        }
         let gemini_model = reader.gemini_model();
         let base_urls = reader.base_urls(lambda_function.is_some() && !local_runner);
         let rate_limits = RateLimits {
@@ -449,6 +462,29 @@ mod tests {
             ("CLERK_AUTHORIZED_PARTIES", "x"),
         ]);
         assert!(read(&settings).unwrap().environment_keys.is_empty());
+    }
+
+    #[test]
+    fn an_allowed_origin_is_exact_and_never_a_wildcard() {
+        let with = |origins| {
+            let settings = [
+                ("TABLE_NAME", "t"),
+                ("KMS_KEY_ARN", ARN),
+                ("ALLOWED_ORIGINS", origins),
+            ];
+            read(&settings).is_ok()
+        };
+        assert!(with("https://app.test, http://localhost:3000"));
+        for origins in [
+            "*",
+            "https://*.app.test",
+            "https://app.test/",
+            "app.test",
+            "null",
+            "https://app.test,*",
+        ] {
+            assert!(!with(origins), "{origins}");
+        }
     }
 
     #[test]
