@@ -149,9 +149,7 @@ impl Endpoint {
         self.origins.describe(&parts.headers, headers);
         response
     }
-}
 
-impl Endpoint {
     /// Who is calling, if they may call this route.
     fn admit<A>(
         &self,

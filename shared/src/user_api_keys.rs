@@ -67,6 +67,17 @@ pub enum KeyError {
     Sealing(#[from] SealingError),
 }
 
+impl KeyError {
+    /// Whether the person has no usable key, rather than something having failed.
+    #[must_use]
+    pub fn is_the_persons(&self) -> bool {
+        match self {
+            Self::Missing(_) | Self::Expired(_) | Self::Paused(_) => true,
+            Self::Table(_) | Self::Sealing(_) => false,
+        }
+    }
+}
+
 impl<'a> UserApiKeys<'a> {
     /// The keys of `user`; `developer` is there in Local mode only.
     #[must_use]

@@ -17,7 +17,7 @@ use user_api_keys::{
     provider::Provider,
     rate_limit::Class,
     sealing::Opener,
-    user_api_keys::{KeyError, UserApiKeys},
+    user_api_keys::UserApiKeys,
 };
 
 /// The only keys this function may open in Production.
@@ -102,6 +102,7 @@ pub struct Deps {
     opener: Opener,
     audit: AuditWriter,
     trail: AuditReader,
+    in_clear: &'static [Provider],
     developer: Option<DeveloperKeys>,
 }
 
@@ -113,7 +114,7 @@ impl Deps {
     /// When callers could not be identified.
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
         let developer = DeveloperKeys::new(config);
-        let opens = match developer {
+        let in_clear = match developer {
             Some(_) => Provider::ALL,
             None => OPENS,
         };
@@ -121,22 +122,16 @@ impl Deps {
             endpoint: Endpoint::new(config, aws)?,
             lister: KeyLister::new(aws.dynamodb.clone(), config.table_name.clone()),
             reader: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
-            opener: Opener::new(aws.kms.clone(), config, opens),
+            opener: Opener::new(aws.kms.clone(), config, in_clear),
             audit: AuditWriter::new(
                 aws.dynamodb.clone(),
                 config.table_name.clone(),
                 env!("CARGO_PKG_NAME"),
             ),
             trail: AuditReader::new(aws.dynamodb.clone(), config.table_name.clone()),
+            in_clear,
             developer,
         })
-    }
-
-    fn in_clear(&self) -> &'static [Provider] {
-        match self.developer {
-            Some(_) => Provider::ALL,
-            None => OPENS,
-        }
     }
 }
 
@@ -190,13 +185,13 @@ async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, 
         deps.developer.as_ref(),
     );
     let mut api_keys = BTreeMap::new();
-    for &provider in deps.in_clear() {
+    for &provider in deps.in_clear {
         let event = call.event(audit::Action::Export, Some(provider), None);
         match mine.get(provider, &event).await {
             Ok(opened) => {
                 api_keys.insert(provider.name(), Some(in_clear(&opened.key)));
             }
-            Err(KeyError::Missing(_) | KeyError::Expired(_) | KeyError::Paused(_)) => {}
+            Err(error) if error.is_the_persons() => {}
             Err(error) => return Err(error.into()),
         }
     }

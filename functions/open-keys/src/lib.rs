@@ -20,7 +20,7 @@ use user_api_keys::{
     provider::Provider,
     sealing::Opener,
     user::User,
-    user_api_keys::{KeyError, UserApiKeys},
+    user_api_keys::UserApiKeys,
 };
 
 /// Its name on Lambda and in the audit trail.
@@ -158,7 +158,7 @@ async fn open(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer,
                 };
                 answer.keys.insert(provider.name(), key);
             }
-            Err(KeyError::Missing(_) | KeyError::Expired(_) | KeyError::Paused(_)) => {
+            Err(error) if error.is_the_persons() => {
                 answer.missing.push(provider.name());
             }
             Err(error) => return Err(error.into()),

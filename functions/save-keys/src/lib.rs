@@ -192,6 +192,7 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
     if !fits(description.as_deref()) || !request.expires_in_days.is_none_or(days_fit) {
         return Err(Problem::invalid_request(format!("Send {SAVE_SHAPE}.")));
     }
+    let replaces = call.if_match()?;
     let kid = ulid::Ulid::new().to_string();
     let hint = key.hint();
     let binding = Binding {
@@ -209,7 +210,7 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
             .expires_in_days
             .map(|days| call.now + Duration::days(days.into())),
         status: Status::Unverified,
-        replaces: call.if_match()?,
+        replaces,
     };
     let _order = deps.in_order().await;
     let event = call.event(audit::Action::Save, Some(provider), Some(&kid));
