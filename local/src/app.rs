@@ -16,7 +16,7 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    endpoint::{Endpoint, Route, find, json},
+    endpoint::{Endpoint, Route, find, json, never_stored},
     origin::Origins,
     problem::{Code, Problem},
 };
@@ -57,6 +57,9 @@ pub enum AppError {
     /// Callers could not be identified.
     #[error(transparent)]
     Auth(#[from] AuthSetupError),
+    /// save-keys did not start.
+    #[error(transparent)]
+    Save(#[from] save_keys::SetupError),
     /// generate-content did not start.
     #[error(transparent)]
     Generate(#[from] generate_content::SetupError),
@@ -68,7 +71,7 @@ fn routes<A>(of: &[Route<A>], function: Function) -> impl Iterator<Item = Route<
         path: route.path,
         action: function,
         class: route.class,
-        in_person: route.in_person,
+        effect: route.effect,
     })
 }
 
@@ -84,7 +87,7 @@ impl App {
                 .chain(routes(generate_content::ROUTES, Function::Generate))
                 .chain(routes(onboarding::ROUTES, Function::Onboarding))
                 .collect(),
-            endpoint: Endpoint::new(config, aws)?,
+            endpoint: Endpoint::new(config, aws, "local")?,
             origins: Origins::new(config),
             page: Page::new(config, DeveloperKeys::new(config), aws),
             save: save_keys::Deps::new(config, aws)?,
@@ -130,7 +133,7 @@ impl App {
             return Problem::new(Code::Forbidden, detail).response("-");
         }
         let event = serde_json::from_slice(request.body().as_ref()).unwrap_or_default();
-        match open_keys::handle(&self.open, "local", event).await {
+        match open_keys::handle(&self.open, None, event).await {
             Ok(answer) => json(&answer).unwrap_or_else(|problem| problem.response("-")),
             Err(problem) => {
                 let (kind, message) = (problem.code().as_str(), problem.detail());
@@ -175,13 +178,14 @@ impl App {
 /// Between the server's body type and Lambda's.
 async fn relay(State(app): State<Arc<App>>, request: axum::extract::Request) -> Response<String> {
     let (parts, body) = request.into_parts();
-    let response = match axum::body::to_bytes(body, BODY_MAX_BYTES).await {
+    let mut response = match axum::body::to_bytes(body, BODY_MAX_BYTES).await {
         Ok(bytes) => {
             let body = Body::from(bytes.to_vec());
             app.answer(Request::from_parts(parts, body)).await
         }
         Err(_) => Problem::too_large(BODY_MAX_BYTES).response("-"),
     };
+    never_stored(response.headers_mut());
     response.map(|body| match body {
         Body::Text(text) => text,
         _ => String::new(),

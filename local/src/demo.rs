@@ -119,18 +119,18 @@ impl Stage {
         let own = [
             ("TABLE_NAME", services.table_name.as_str()),
             ("KMS_KEY_ARN", &services.kms_key_arn),
-            ("GEMINI_BASE_URL", &base_url),
         ];
         // Not the process environment: the developer's real keys stay out of a demo.
         let config = Config::from_lookup(|name| {
             let mut all = own.iter().chain(settings);
-            all.find(|(n, _)| *n == name)
-                .map(|(_, value)| (*value).to_owned())
+            let found = all.find(|(n, _)| *n == name);
+            let redirected = name.ends_with("_BASE_URL").then_some(base_url.as_str());
+            found
+                .map(|(_, value)| *value)
+                .or(redirected)
+                .map(str::to_owned)
         })?;
-        let aws = Aws {
-            dynamodb: services.dynamodb.clone(),
-            kms: services.kms.clone(),
-        };
+        let aws = Aws::new(&services.dynamodb, &services.kms);
         let address = Arc::new(App::new(&config, &aws)?).spawn().await?;
         Ok(Self {
             services,

@@ -6,7 +6,7 @@ use lambda_http::{
     Body, Response,
     http::{
         HeaderValue,
-        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+        header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     },
 };
 use user_api_keys::{
@@ -53,8 +53,6 @@ impl Page {
         let mut response = Response::new(Body::from(html));
         for (name, value) in [
             (CONTENT_TYPE, "text/html; charset=utf-8"),
-            (CACHE_CONTROL, "no-store"),
-            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (
                 CONTENT_SECURITY_POLICY,
                 "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -103,7 +101,8 @@ impl Page {
     async fn rows(&self) -> Result<String, TableError> {
         let records = match (&self.developer, Auth::new(self.config.mode, None)) {
             (Some(_), Ok(local)) => {
-                match local.user(&Default::default(), time::OffsetDateTime::now_utc()) {
+                let now = time::OffsetDateTime::now_utc();
+                match local.user(&Default::default(), now).await {
                     Ok(developer) => self.keys.list(&developer).await?,
                     Err(_) => Vec::new(),
                 }

@@ -38,7 +38,7 @@ pub struct ServeArgs {
     /// Production mode on the embedded services, with the environment's Clerk settings.
     #[arg(long)]
     production: bool,
-    /// Answer in Gemini's place, so that no real key and no network is needed.
+    /// Answer in the providers' place, so that no real key and no network is needed.
     #[arg(long)]
     stand_in: bool,
 }
@@ -88,11 +88,8 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
         false => None,
     };
     let config = config(args, &services, stand_in.as_ref())?;
-    telemetry::init(config.log_level);
-    let aws = Aws {
-        dynamodb: services.dynamodb.clone(),
-        kms: services.kms.clone(),
-    };
+    telemetry::init(&config);
+    let aws = Aws::new(&services.dynamodb, &services.kms);
     let app = Arc::new(App::new(&config, &aws)?);
     let address = listener.local_addr()?.to_string();
     let stopped = stopped()?;
@@ -116,7 +113,7 @@ fn config(
         "DEPLOY_ENV" if args.production => value
             .filter(|stack| !matches!(stack.as_str(), "" | "local"))
             .or_else(|| Some(PRODUCTION.to_owned())),
-        "GEMINI_BASE_URL" => stand_in.map(StandIn::base_url).or(value),
+        name if name.ends_with("_BASE_URL") => stand_in.map(StandIn::base_url).or(value),
         _ => value,
     })
 }
@@ -162,7 +159,7 @@ fn introduce(args: &ServeArgs, config: &Config, address: &str) -> std::io::Resul
     if args.stand_in {
         writeln!(
             out,
-            "gemini a stand-in on this machine: no real key needed, nothing is generated"
+            "models a stand-in on this machine: no real key needed, nothing is generated"
         )?;
     }
     let bearer = match config.clerk {

@@ -3,14 +3,19 @@
 use lambda_http::http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use serde_json::json;
 use time::OffsetDateTime;
-use user_api_keys::{auth::Auth, config::Clerk, mode::Mode};
+use user_api_keys::{
+    auth::Auth,
+    config::{Clerk, ClerkKeys},
+    mode::Mode,
+};
 
 #[path = "../tests/tokens/corpus.rs"]
 mod corpus;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clerk = Clerk {
-        jwt_key: corpus::PUBLIC.to_owned(),
+        keys: ClerkKeys::Pem(corpus::PUBLIC.to_owned()),
         issuer: corpus::ISSUER.to_owned(),
         authorized_parties: vec![corpus::PARTY.to_owned()],
         audience: None,
@@ -20,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for case in corpus::corpus(jsonwebtoken::get_current_timestamp()) {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_str(&case.authorization)?);
-        let ours = auth.user(&headers, OffsetDateTime::now_utc()).is_ok();
+        let ours = auth.user(&headers, OffsetDateTime::now_utc()).await.is_ok();
         let wrong = ours != case.admitted;
         cases.push(json!({"name": case.name, "authorization": case.authorization, "ours": ours, "wrong": wrong}));
     }

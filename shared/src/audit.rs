@@ -31,6 +31,8 @@ pub enum Action {
     Open,
     /// Opened, to be shown to its owner.
     Export,
+    /// Sent to its provider to hear whether it works.
+    Check,
 }
 
 impl Action {
@@ -41,6 +43,7 @@ impl Action {
             Self::Delete => "delete",
             Self::Open => "open",
             Self::Export => "export",
+            Self::Check => "check",
         }
     }
 }
@@ -52,7 +55,7 @@ pub enum Outcome {
     Ok,
     /// It was allowed, and then did not happen.
     Failed,
-    /// The key is paused, expired or does not open.
+    /// The key is paused, expired, does not open, or its provider does not take it.
     Refused,
 }
 
@@ -100,6 +103,11 @@ impl AuditWriter {
             table,
             function,
         }
+    }
+
+    /// In whose name it writes.
+    pub(crate) fn function(&self) -> &'static str {
+        self.function
     }
 
     /// One `PutItem`.

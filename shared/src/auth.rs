@@ -8,12 +8,15 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use lambda_http::http::{HeaderMap, header::AUTHORIZATION};
 use time::OffsetDateTime;
 
+use self::jwks::{Jwks, NoKey};
 use crate::{
-    config::{Clerk, Config},
+    config::{Clerk, ClerkKeys, Config},
+    https::HttpsError,
     mode::Mode,
     user::{User, UserId},
 };
 
+mod jwks;
 mod token;
 
 /// Shortest RSA key that may vouch for people.
@@ -27,14 +30,19 @@ pub enum Auth {
     Clerk(Box<Verifier>),
 }
 
-/// Verifies Clerk session tokens with PEM keys, without the network.
+/// Verifies Clerk session tokens: with PEM keys and no network, or with the instance's JWKS.
 pub struct Verifier {
-    keys: Vec<DecodingKey>,
+    keys: Keys,
     signature_only: Validation,
     clerk: Clerk,
 }
 
-/// Why a caller is nobody. For the log only: outside, all reasons look the same.
+enum Keys {
+    Pem(Vec<DecodingKey>),
+    Jwks(Jwks),
+}
+
+/// Why a caller is nobody. For the log only: outside, the first two look the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unauthorized {
     /// No single `Authorization: Bearer <token>`.
@@ -43,6 +51,21 @@ pub enum Unauthorized {
     /// A rule that the token breaks; never what it says.
     #[error("token does not verify: {0}")]
     Token(&'static str),
+    /// Clerk's keys cannot be had, so nobody can be told apart; not the caller's fault.
+    #[error("Clerk's keys are not available")]
+    KeysUnavailable,
+}
+
+impl Unauthorized {
+    /// The reason in few words, for the metric.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoToken => "no bearer token",
+            Self::Token(rule) => rule,
+            Self::KeysUnavailable => "no keys",
+        }
+    }
 }
 
 /// Why callers cannot be identified at all; the process does not start.
@@ -54,6 +77,9 @@ pub enum AuthSetupError {
          (-----BEGIN PUBLIC KEY-----), and nothing else"
     )]
     JwtKey,
+    /// No client for `CLERK_JWKS_URL`.
+    #[error("CLERK_JWKS_URL: {0}")]
+    Jwks(#[from] HttpsError),
     /// Nobody could be told apart.
     #[error("Production needs Clerk's settings")]
     NoClerk,
@@ -76,23 +102,29 @@ impl Auth {
     ///
     /// # Errors
     /// [`Unauthorized`] holds the reason for the log; the caller gets one body for all.
-    pub fn user(&self, headers: &HeaderMap, now: OffsetDateTime) -> Result<User, Unauthorized> {
+    pub async fn user(
+        &self,
+        headers: &HeaderMap,
+        now: OffsetDateTime,
+    ) -> Result<User, Unauthorized> {
         match self {
             Self::Local => Ok(User::local()),
-            Self::Clerk(verifier) => verifier.user(bearer(headers)?, now),
+            Self::Clerk(verifier) => verifier.user(bearer(headers)?, now).await,
         }
     }
-}
 
-impl Auth {
     /// Whom a token names at `now`, for a caller without headers.
     ///
     /// # Errors
     /// [`Unauthorized`]
-    pub fn user_of_token(&self, token: &str, now: OffsetDateTime) -> Result<User, Unauthorized> {
+    pub async fn user_of_token(
+        &self,
+        token: &str,
+        now: OffsetDateTime,
+    ) -> Result<User, Unauthorized> {
         match self {
             Self::Local => Ok(User::local()),
-            Self::Clerk(verifier) if token::has_form(token) => verifier.user(token, now),
+            Self::Clerk(verifier) if token::has_form(token) => verifier.user(token, now).await,
             Self::Clerk(_) => Err(Unauthorized::NoToken),
         }
     }
@@ -126,23 +158,42 @@ impl Verifier {
         signature_only.required_spec_claims.clear();
         signature_only.validate_exp = false;
         signature_only.validate_aud = false;
+        let keys = match &clerk.keys {
+            ClerkKeys::Pem(text) => Keys::Pem(public_keys(text).ok_or(AuthSetupError::JwtKey)?),
+            ClerkKeys::Jwks(url) => Keys::Jwks(Jwks::new(url)?),
+        };
         Ok(Self {
-            keys: public_keys(&clerk.jwt_key).ok_or(AuthSetupError::JwtKey)?,
+            keys,
             signature_only,
             clerk: clerk.clone(),
         })
     }
 
-    fn user(&self, token: &str, now: OffsetDateTime) -> Result<User, Unauthorized> {
-        token::check_header(token).map_err(Unauthorized::Token)?;
-        let claims = self.signed_claims(token).map_err(Unauthorized::Token)?;
+    async fn user(&self, token: &str, now: OffsetDateTime) -> Result<User, Unauthorized> {
+        let kid = token::check_header(token).map_err(Unauthorized::Token)?;
+        let claims = match &self.keys {
+            Keys::Pem(keys) => self.signed_claims(token, keys),
+            Keys::Jwks(jwks) => {
+                let kid = kid.ok_or(Unauthorized::Token("key id is missing"))?;
+                match jwks.key(&kid, now).await {
+                    Ok(key) => self.signed_claims(token, &[key]),
+                    Err(NoKey::Unknown) => Err("unknown key"),
+                    Err(NoKey::Unavailable) => return Err(Unauthorized::KeysUnavailable),
+                }
+            }
+        };
         let now_s = now.unix_timestamp() as f64;
-        token::check_claims(&claims, &self.clerk, now_s).map_err(Unauthorized::Token)
+        token::check_claims(&claims.map_err(Unauthorized::Token)?, &self.clerk, now_s)
+            .map_err(Unauthorized::Token)
     }
 
     /// The claims, looked at only once one of the keys has verified the signature.
-    fn signed_claims(&self, token: &str) -> Result<token::Object, &'static str> {
-        for key in &self.keys {
+    fn signed_claims(
+        &self,
+        token: &str,
+        keys: &[DecodingKey],
+    ) -> Result<token::Object, &'static str> {
+        for key in keys {
             match jsonwebtoken::decode(token, key, &self.signature_only) {
                 Ok(data) => return Ok(data.claims),
                 Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}

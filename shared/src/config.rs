@@ -11,6 +11,7 @@ use crate::{
     developer_keys,
     mode::{LocalModeOnLambda, Mode},
     provider::Provider,
+    rate_limit::{Class, Limit, Window},
 };
 
 /// The newest stable Gemini model known.
@@ -49,36 +50,55 @@ pub struct Config {
     pub base_urls: Vec<(Provider, String)>,
     /// `OPEN_KEYS_TRUST_CALLER`: whether open-keys takes a bare user id.
     pub open_keys_trust_caller: bool,
-    /// `RATE_LIMIT_…`.
-    pub rate_limits: RateLimits,
+    /// `RATE_LIMIT_<class>_PER_<window>`.
+    pub rate_limits: Vec<Limit>,
+    /// `CHECK_ON_SAVE`.
+    pub check_on_save: CheckOnSave,
     /// `LOG_LEVEL`.
     pub log_level: Level,
 }
 
-/// How often one person may call.
+/// How a key is checked when it is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimits {
-    /// `RATE_LIMIT_GENERATE_PER_MINUTE`.
-    pub generate_per_minute: u32,
-    /// `RATE_LIMIT_GENERATE_PER_DAY`.
-    pub generate_per_day: u32,
-    /// `RATE_LIMIT_SAVE_PER_MINUTE`.
-    pub save_per_minute: u32,
-    /// `RATE_LIMIT_READ_PER_MINUTE`.
-    pub read_per_minute: u32,
+pub enum CheckOnSave {
+    /// The provider is asked, where that is free.
+    Live,
+    /// Its form alone.
+    Format,
+}
+
+impl CheckOnSave {
+    /// `live` or `format`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "live" => Some(Self::Live),
+            "format" => Some(Self::Format),
+            _ => None,
+        }
+    }
 }
 
 /// What a session token must match.
 #[derive(Debug, Clone)]
 pub struct Clerk {
-    /// `CLERK_JWT_KEY`: one or several PEM public keys; a literal `\n` counts as a line break.
-    pub jwt_key: String,
+    /// Whose signatures count.
+    pub keys: ClerkKeys,
     /// `CLERK_ISSUER`.
     pub issuer: String,
     /// `CLERK_AUTHORIZED_PARTIES`, comma-separated origins.
     pub authorized_parties: Vec<String>,
     /// `CLERK_AUDIENCE`: what `aud` must hold, where it is set.
     pub audience: Option<String>,
+}
+
+/// Where the Clerk instance's public keys come from.
+#[derive(Debug, Clone)]
+pub enum ClerkKeys {
+    /// `CLERK_JWT_KEY`: one or several PEM public keys; a literal `\n` counts as a line break.
+    Pem(String),
+    /// `CLERK_JWKS_URL`: an https address that answers with a JWK set.
+    Jwks(String),
 }
 
 /// ARN of a KMS key, never an alias.
@@ -197,12 +217,8 @@ impl Config {
         }
         let gemini_model = reader.gemini_model();
         let base_urls = reader.base_urls(lambda_function.is_some() && !local_runner);
-        let rate_limits = RateLimits {
-            generate_per_minute: reader.limit("RATE_LIMIT_GENERATE_PER_MINUTE", 30),
-            generate_per_day: reader.limit("RATE_LIMIT_GENERATE_PER_DAY", 1_000),
-            save_per_minute: reader.limit("RATE_LIMIT_SAVE_PER_MINUTE", 60),
-            read_per_minute: reader.limit("RATE_LIMIT_READ_PER_MINUTE", 300),
-        };
+        let rate_limits = reader.rate_limits();
+        let check_on_save = reader.check_on_save();
         let trust = reader.optional("OPEN_KEYS_TRUST_CALLER");
         let open_keys_trust_caller = trust.as_deref() == Some("true");
         let log_level = reader.log_level();
@@ -225,10 +241,22 @@ impl Config {
                 base_urls,
                 open_keys_trust_caller,
                 rate_limits,
+                check_on_save,
                 log_level,
             }),
             (_, _, wrong) => Err(ConfigError::Incomplete(wrong)),
         }
+    }
+}
+
+impl Config {
+    /// Where a provider's API is, without a slash at the end.
+    #[must_use]
+    pub fn base_url(&self, provider: Provider) -> &str {
+        let mut redirected = self.base_urls.iter();
+        redirected
+            .find(|(p, _)| *p == provider)
+            .map_or(provider.facts().base_url, |(_, url)| url)
     }
 }
 
@@ -307,16 +335,42 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         base_urls
     }
 
-    fn limit(&mut self, name: &str, default: u32) -> u32 {
-        let Some(text) = self.optional(name) else {
-            return default;
-        };
-        let limit = text.parse().ok().filter(|limit| *limit > 0);
-        if limit.is_none() {
-            self.wrong
-                .push(format!("{name} is not a whole number of 1 or more"));
+    fn rate_limits(&mut self) -> Vec<Limit> {
+        let mut limits = Vec::new();
+        for class in Class::ALL {
+            for window in Window::ALL {
+                let name = format!("RATE_LIMIT_{}_PER_{}", class.name(), window.name());
+                let name = name.to_uppercase();
+                let calls = match self.optional(&name) {
+                    None => default_limit(class, window),
+                    Some(text) => {
+                        let calls = text.parse().ok().filter(|calls| *calls > 0);
+                        if calls.is_none() {
+                            self.wrong
+                                .push(format!("{name} is not a whole number of 1 or more"));
+                        }
+                        calls
+                    }
+                };
+                limits.extend(calls.map(|calls| Limit {
+                    class,
+                    window,
+                    calls,
+                }));
+            }
         }
-        limit.unwrap_or(default)
+        limits
+    }
+
+    fn check_on_save(&mut self) -> CheckOnSave {
+        let Some(text) = self.optional("CHECK_ON_SAVE") else {
+            return CheckOnSave::Live;
+        };
+        CheckOnSave::parse(&text).unwrap_or_else(|| {
+            self.wrong
+                .push("CHECK_ON_SAVE is not live or format".to_owned());
+            CheckOnSave::Live
+        })
     }
 
     fn log_level(&mut self) -> Level {
@@ -331,21 +385,56 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     }
 
     fn clerk(&mut self, mode: Mode) -> Option<Clerk> {
-        if mode == Mode::Local && self.optional("CLERK_JWT_KEY").is_none() {
+        let pem = self.optional("CLERK_JWT_KEY");
+        let url = self.optional("CLERK_JWKS_URL");
+        if mode == Mode::Local && pem.is_none() && url.is_none() {
             return None;
         }
-        let jwt_key = self.required("CLERK_JWT_KEY", "the PEM public key of the Clerk instance");
+        let keys = match (pem, url) {
+            (Some(pem), None) => Some(ClerkKeys::Pem(pem.replace("\\n", "\n"))),
+            (None, Some(url)) if url.starts_with("https://") => Some(ClerkKeys::Jwks(url)),
+            (None, Some(_)) => {
+                self.wrong
+                    .push("CLERK_JWKS_URL is not an https address".to_owned());
+                None
+            }
+            (Some(_), Some(_)) => {
+                self.wrong
+                    .push("CLERK_JWT_KEY and CLERK_JWKS_URL are both set: keep one".to_owned());
+                None
+            }
+            (None, None) => {
+                self.wrong.push(
+                    "CLERK_JWT_KEY is missing: the PEM public key of the Clerk instance \
+                     (or CLERK_JWKS_URL, the address of its keys)"
+                        .to_owned(),
+                );
+                None
+            }
+        };
         let issuer = self.required("CLERK_ISSUER", "the Clerk Frontend API URL");
         let parties = self.required(
             "CLERK_AUTHORIZED_PARTIES",
             "origins that may hold tokens, comma-separated",
         );
         Some(Clerk {
-            jwt_key: jwt_key?.replace("\\n", "\n"),
+            keys: keys?,
             issuer: issuer?,
             authorized_parties: comma_list(&parties?),
             audience: self.optional("CLERK_AUDIENCE"),
         })
+    }
+}
+
+/// Calls of one person where the environment says nothing; `None` is no limit.
+fn default_limit(class: Class, window: Window) -> Option<u32> {
+    match (class, window) {
+        (Class::Generate, Window::Minute) => Some(30),
+        (Class::Generate, Window::Day) => Some(1_000),
+        (Class::Save, Window::Minute) => Some(60),
+        (Class::Read, Window::Minute) => Some(300),
+        (Class::Check, Window::Hour) => Some(10),
+        _ => None,
     }
 }
 
@@ -462,6 +551,56 @@ mod tests {
             ("CLERK_AUTHORIZED_PARTIES", "x"),
         ]);
         assert!(read(&settings).unwrap().environment_keys.is_empty());
+    }
+
+    #[test]
+    fn every_class_can_be_limited_in_every_window_and_has_its_defaults() {
+        let limit = |class, window, calls| Limit {
+            class,
+            window,
+            calls,
+        };
+        let mut settings = vec![("TABLE_NAME", "t"), ("KMS_KEY_ARN", ARN)];
+        assert_eq!(
+            read(&settings).unwrap().rate_limits,
+            [
+                limit(Class::Generate, Window::Minute, 30),
+                limit(Class::Generate, Window::Day, 1_000),
+                limit(Class::Save, Window::Minute, 60),
+                limit(Class::Read, Window::Minute, 300),
+                limit(Class::Check, Window::Hour, 10),
+            ]
+        );
+        settings.push(("RATE_LIMIT_SAVE_PER_DAY", "7"));
+        let limits = read(&settings).unwrap().rate_limits;
+        assert!(limits.contains(&limit(Class::Save, Window::Day, 7)));
+        settings.push(("RATE_LIMIT_CHECK_PER_HOUR", "0"));
+        let message = read(&settings).unwrap_err().to_string();
+        assert!(message.contains("RATE_LIMIT_CHECK_PER_HOUR"), "{message}");
+    }
+
+    #[test]
+    fn clerks_keys_come_from_one_place_and_an_address_is_https() {
+        let with = |pairs: &[(&'static str, &'static str)]| {
+            let mut settings = vec![
+                ("TABLE_NAME", "t"),
+                ("KMS_KEY_ARN", ARN),
+                ("CLERK_ISSUER", "x"),
+                ("CLERK_AUTHORIZED_PARTIES", "x"),
+            ];
+            settings.extend_from_slice(pairs);
+            read(&settings).is_ok()
+        };
+        assert!(with(&[("CLERK_JWKS_URL", "https://clerk.test/jwks")]));
+        assert!(with(&[("CLERK_JWT_KEY", "x")]));
+        for url in ["http://clerk.test/jwks", "file:///jwks", "clerk.test"] {
+            assert!(!with(&[("CLERK_JWKS_URL", url)]), "{url}");
+        }
+        let both = [
+            ("CLERK_JWKS_URL", "https://clerk.test/jwks"),
+            ("CLERK_JWT_KEY", "x"),
+        ];
+        assert!(!with(&both));
     }
 
     #[test]

@@ -4,8 +4,6 @@
 //! a [`Call`], and a `Call` holds a `User`, so no handler can run for nobody. Must not know what
 //! any handler does.
 
-use std::time::Instant;
-
 use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{
@@ -16,6 +14,7 @@ use lambda_http::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
 use crate::{
     audit,
@@ -26,6 +25,7 @@ use crate::{
     problem::{Code, Problem},
     provider::Provider,
     rate_limit::{Allowance, Class, LimitError, Limiter},
+    telemetry::{Line, hashed},
     user::User,
 };
 
@@ -40,9 +40,19 @@ pub struct Route<A> {
     pub action: A,
     /// Whose limit it counts against.
     pub class: Class,
-    /// Whether only the person themselves may: somebody who impersonates them may look, and may
-    /// not write, open or generate.
-    pub in_person: bool,
+    /// Who may, and when it begins.
+    pub effect: Effect,
+}
+
+/// What a route does to a person's things. Somebody who impersonates them may only look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Changes nothing: runs beside the count, and over the limit its answer is withheld.
+    Looks,
+    /// Writes, opens or spends: begins when the count has let it through.
+    Acts,
+    /// As `Acts`, but reads first, beside the count, and goes on after [`Call::let_through`].
+    ReadsThenActs,
 }
 
 /// One authenticated request.
@@ -61,26 +71,49 @@ pub struct Call<A> {
     query: String,
     headers: HeaderMap,
     body: Body,
+    counted: watch::Receiver<Option<bool>>,
 }
 
 /// Who may call from where.
 pub struct Endpoint {
+    function: &'static str,
+    deploy_env: String,
     auth: Auth,
     origins: Origins,
     limiter: Limiter,
 }
 
+/// How a request ended, and what is known of it by then.
+struct Done {
+    route: &'static str,
+    user: Option<String>,
+    allowance: Option<Allowance>,
+    result: Result<Response<Body>, Problem>,
+}
+
 impl Endpoint {
-    /// Made from the configuration, once.
+    /// Made from the configuration, once, for `function`.
     ///
     /// # Errors
     /// When callers could not be identified.
-    pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
+    pub fn new(config: &Config, aws: &Aws, function: &'static str) -> Result<Self, AuthSetupError> {
+        let table = config.table_name.clone();
         Ok(Self {
+            function,
+            deploy_env: config.deploy_env.clone(),
             auth: Auth::new(config.mode, config.clerk.as_ref())?,
             origins: Origins::new(config),
-            limiter: Limiter::new(aws.dynamodb.clone(), config),
+            limiter: Limiter::new(aws.dynamodb.clone(), table, &config.rate_limits),
         })
+    }
+
+    /// Counts calls of `class` inside a request: one `UpdateItem` per limit.
+    ///
+    /// # Errors
+    /// [`LimitError`]
+    pub async fn count<A>(&self, call: &Call<A>, class: Class) -> Result<(), LimitError> {
+        let counted = self.limiter.count(&call.user, class, call.now).await;
+        counted.map(|_| ())
     }
 
     /// Answers one request with `act`, or with the failure that kept it from running.
@@ -95,53 +128,25 @@ impl Endpoint {
         F: FnOnce(Call<A>) -> R,
         R: Future<Output = Result<Response<Body>, Problem>>,
     {
-        let started = Instant::now();
-        let request_id = request_id(&request);
+        let mut line = Line::start(self.function, request.lambda_context_ref());
+        let request_id = line.request_id().to_owned();
         let (parts, body) = request.into_parts();
-        let found = self.origins.admit(&parts.headers).and_then(|()| {
-            // A browser asks before it sends; it has no token yet.
-            match parts.method == Method::OPTIONS {
-                true => Ok(None),
-                false => find(routes, &parts.method, path(&parts)).map(Some),
-            }
-        });
-        let mut pattern = "-";
-        let mut allowance = None;
-        let result = match found {
-            Ok(None) => Ok(empty(StatusCode::NO_CONTENT)),
-            Ok(Some((route, segment))) => {
-                pattern = route.path;
-                let now = OffsetDateTime::now_utc();
-                match self.admit(route, &parts.headers, now) {
-                    Ok(user) => {
-                        let counted_user = user.clone();
-                        let count = self.limiter.count(&counted_user, route.class, now);
-                        let work = act(Call {
-                            action: route.action,
-                            segment: segment.to_owned(),
-                            user,
-                            now,
-                            request_id: request_id.clone(),
-                            query: parts.uri.query().unwrap_or_default().to_owned(),
-                            headers: parts.headers.clone(),
-                            body,
-                        });
-                        let in_person = route.in_person;
-                        let (result, left) = within_limit(in_person, count, work).await;
-                        allowance = left;
-                        result
-                    }
-                    Err(problem) => Err(problem),
-                }
-            }
-            Err(problem) => Err(problem),
+        line.method = shown(&parts.method);
+        let run = self.run(routes, &parts, body, &request_id, act);
+        let done = line.counting(run).await;
+        line.route = done.route;
+        line.user = done.user;
+        let (status, problem) = match &done.result {
+            Ok(response) => (response.status(), None),
+            Err(problem) => (problem.status(), Some(problem)),
         };
-        log(&parts.method, pattern, &request_id, started, &result);
-        let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
+        line.end(status.as_u16(), problem);
+        let mut response = done
+            .result
+            .unwrap_or_else(|problem| problem.response(&request_id));
         let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if let Some(allowance) = allowance {
+        never_stored(headers);
+        if let Some(allowance) = done.allowance {
             headers.insert("ratelimit-limit", allowance.limit.into());
             headers.insert("ratelimit-remaining", allowance.remaining.into());
             headers.insert("ratelimit-reset", allowance.reset_s.into());
@@ -150,26 +155,100 @@ impl Endpoint {
         response
     }
 
+    async fn run<A, F, R>(
+        &self,
+        routes: &[Route<A>],
+        parts: &Parts,
+        body: Body,
+        request_id: &str,
+        act: F,
+    ) -> Done
+    where
+        A: Copy,
+        F: FnOnce(Call<A>) -> R,
+        R: Future<Output = Result<Response<Body>, Problem>>,
+    {
+        let mut done = Done {
+            route: "-",
+            user: None,
+            allowance: None,
+            result: Ok(empty(StatusCode::NO_CONTENT)),
+        };
+        let found = self.origins.admit(&parts.headers).and_then(|()| {
+            // A browser asks before it sends; it has no token yet.
+            match parts.method == Method::OPTIONS {
+                true => Ok(None),
+                false => find(routes, &parts.method, path(parts)).map(Some),
+            }
+        });
+        let (route, segment) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => return done,
+            Err(problem) => {
+                done.result = Err(problem);
+                return done;
+            }
+        };
+        done.route = route.path;
+        let now = OffsetDateTime::now_utc();
+        let user = match self.admit(route, &parts.headers, now).await {
+            Ok(user) => user,
+            Err(problem) => {
+                done.result = Err(problem);
+                return done;
+            }
+        };
+        done.user = Some(hashed(&self.deploy_env, user.id()));
+        let (tell, counted) = watch::channel(None);
+        let counted_user = user.clone();
+        let count = async {
+            let counted = self.limiter.count(&counted_user, route.class, now).await;
+            tell.send_replace(Some(counted.is_ok()));
+            counted
+        };
+        // On the heap: each layer that takes a future by value doubles its size, and these hold several
+        // SDK calls; without this a debug build overflows its stack.
+        let work = Box::pin(act(Call {
+            action: route.action,
+            segment: segment.to_owned(),
+            user,
+            now,
+            request_id: request_id.to_owned(),
+            query: parts.uri.query().unwrap_or_default().to_owned(),
+            headers: parts.headers.clone(),
+            body,
+            counted,
+        }));
+        (done.result, done.allowance) = within_limit(route.effect, count, work).await;
+        done
+    }
+
     /// Who is calling, if they may call this route.
-    fn admit<A>(
+    async fn admit<A>(
         &self,
         route: &Route<A>,
         headers: &HeaderMap,
         now: OffsetDateTime,
     ) -> Result<User, Problem> {
-        let user = self.auth.user(headers, now)?;
+        let user = self.auth.user(headers, now).await?;
         let Some(actor) = user.actor() else {
             return Ok(user);
         };
         tracing::warn!(%actor, route = route.path, "impersonation");
-        match route.in_person {
-            true => Err(Problem::new(
+        match route.effect {
+            Effect::Looks => Ok(user),
+            Effect::Acts | Effect::ReadsThenActs => Err(Problem::new(
                 Code::Forbidden,
                 "You are signed in on somebody's behalf and may only look; sign in as yourself.",
             )),
-            false => Ok(user),
         }
     }
+}
+
+/// What every answer carries, wherever it comes from.
+pub fn never_stored(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 impl<A> Call<A> {
@@ -179,6 +258,18 @@ impl<A> Call<A> {
         let mut pairs = form_urlencoded::parse(self.query.as_bytes());
         let found = pairs.find(|(n, _)| n == name);
         found.map(|(_, value)| value.into_owned())
+    }
+
+    /// Done when the call has been counted against its limit and may act.
+    ///
+    /// # Errors
+    /// Over the limit, or not countable; the caller hears which from the count itself.
+    pub async fn let_through(&self) -> Result<(), Problem> {
+        let mut counted = self.counted.clone();
+        match counted.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(true)) => Ok(()),
+            _ => Err(Problem::new(Code::RateLimited, "Wait, then try again.")),
+        }
     }
 
     /// What the audit trail will say of this call.
@@ -256,21 +347,21 @@ impl<A> Call<A> {
     }
 }
 
-/// Does `work` if the count allows it. What only looks runs beside the count; what acts waits.
+/// Does `work` if the count allows it.
 async fn within_limit(
-    acts: bool,
-    count: impl Future<Output = Result<Allowance, LimitError>>,
+    effect: Effect,
+    count: impl Future<Output = Result<Option<Allowance>, LimitError>>,
     work: impl Future<Output = Result<Response<Body>, Problem>>,
 ) -> (Result<Response<Body>, Problem>, Option<Allowance>) {
-    let (counted, done) = match acts {
-        false => tokio::join!(count, work),
-        true => match count.await {
+    let (counted, done) = match effect {
+        Effect::Looks | Effect::ReadsThenActs => tokio::join!(count, work),
+        Effect::Acts => match count.await {
             Ok(left) => (Ok(left), work.await),
             Err(error) => return refused(error),
         },
     };
     match counted {
-        Ok(left) => (done, Some(left)),
+        Ok(left) => (done, left),
         Err(error) => refused(error),
     }
 }
@@ -351,58 +442,15 @@ fn path(parts: &Parts) -> &str {
     }
 }
 
-/// The Lambda invocation's id; where there is none, one of our own.
-fn request_id(request: &Request) -> String {
-    request.lambda_context_ref().map_or_else(
-        || ulid::Ulid::new().to_string(),
-        |context| context.request_id.clone(),
-    )
-}
-
-/// The one line per request: the route's pattern and never the path, which may hold anything.
-fn log(
-    method: &Method,
-    route: &str,
-    request_id: &str,
-    started: Instant,
-    result: &Result<Response<Body>, Problem>,
-) {
-    let method = match *method {
-        Method::GET | Method::POST | Method::PATCH | Method::DELETE | Method::OPTIONS => {
-            method.as_str()
-        }
+/// Methods have names of our choosing in the log, whatever was sent.
+fn shown(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
         _ => "other",
-    };
-    let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    match result {
-        Ok(response) => {
-            let status = response.status().as_u16();
-            tracing::info!(
-                method,
-                route,
-                status,
-                code = "ok",
-                ms,
-                request_id,
-                "request"
-            );
-        }
-        Err(problem) => {
-            let (status, code) = (problem.status().as_u16(), problem.code().as_str());
-            let cause = problem.cause();
-            match problem.status().is_server_error() {
-                true => {
-                    tracing::error!(
-                        method, route, status, code, cause, ms, request_id, "request"
-                    );
-                }
-                false => {
-                    tracing::info!(
-                        method, route, status, code, cause, ms, request_id, "request"
-                    );
-                }
-            }
-        }
     }
 }
 
@@ -416,14 +464,14 @@ mod tests {
             path: "/api/keys",
             action: 1,
             class: Class::Read,
-            in_person: true,
+            effect: Effect::Acts,
         },
         Route {
             method: Method::DELETE,
             path: "/api/keys/{provider}",
             action: 2,
             class: Class::Read,
-            in_person: true,
+            effect: Effect::Acts,
         },
     ];
 

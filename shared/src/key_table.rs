@@ -8,8 +8,12 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
+    operation::update_item::UpdateItemError,
     primitives::Blob,
-    types::{AttributeValue, DeleteRequest, ReturnValue, WriteRequest},
+    types::{
+        AttributeValue, DeleteRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
+        WriteRequest,
+    },
 };
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -235,7 +239,8 @@ impl KeyWriter {
     }
 
     /// One `UpdateItem`: ciphertext, kid, KMS key and hint change together or not at all.
-    /// Returns the version, counted from 1.
+    /// Returns the version, counted from 1. The kid makes it once: an attempt after one whose answer
+    /// was lost finds its own kid and changes nothing.
     ///
     /// # Errors
     /// [`TableError`]; the old key is whole.
@@ -247,9 +252,11 @@ impl KeyWriter {
     ) -> Result<u64, TableError> {
         let now = now.format(&Rfc3339)?;
         let expires_at = new.expires_at.map(|at| at.format(&Rfc3339)).transpose()?;
+        let checked_at = (new.status == Status::Active).then_some(now.as_str());
         let optional = [
             ("expires_at", expires_at.as_deref()),
             ("description", new.description),
+            ("checked_at", checked_at),
         ];
         let (set, remove): (Vec<_>, Vec<_>) =
             optional.into_iter().partition(|(_, value)| value.is_some());
@@ -261,7 +268,7 @@ impl KeyWriter {
         for (name, _) in &set {
             expression.push_str(&format!(", {name}=:{name}"));
         }
-        expression.push_str(" REMOVE checked_at, last_used_at, rewrapped_at");
+        expression.push_str(" REMOVE last_used_at, rewrapped_at");
         for (name, _) in &remove {
             expression.push_str(&format!(", {name}"));
         }
@@ -289,20 +296,34 @@ impl KeyWriter {
             update = update
                 .expression_attribute_values(format!(":{name}"), text(value.unwrap_or_default()));
         }
-        if let Some(version) = new.replaces {
-            update = update
-                .condition_expression("ver = :replaces")
-                .expression_attribute_values(":replaces", AttributeValue::N(version.to_string()));
-        }
+        let condition = match new.replaces {
+            Some(version) => {
+                let version = AttributeValue::N(version.to_string());
+                update = update.expression_attribute_values(":replaces", version);
+                "ver = :replaces AND kid <> :kid"
+            }
+            None => "attribute_not_exists(kid) OR kid <> :kid",
+        };
         let answer = update
+            .condition_expression(condition)
             .return_values(ReturnValue::UpdatedNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
-            .await
-            .map_err(|error| failure(&error))?;
-        answer
-            .attributes()
-            .and_then(|item| item.get("ver")?.as_n().ok()?.parse().ok())
-            .ok_or(TableError::Corrupt("no version"))
+            .await;
+        let row = match &answer {
+            Ok(answer) => answer.attributes(),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => failed
+                    .item()
+                    .filter(|row| row.get("kid") == Some(&text(new.kid))),
+                _ => None,
+            },
+        };
+        match (row, answer.as_ref().err()) {
+            (Some(row), _) => version(row),
+            (None, Some(error)) => Err(failure(error)),
+            (None, None) => Err(TableError::Corrupt("no version")),
+        }
     }
 
     /// One `UpdateItem` on a row that is there; returns the record as it is now.
@@ -471,6 +492,11 @@ impl KeyLister {
             .map(record)
             .collect()
     }
+}
+
+fn version(row: &HashMap<String, AttributeValue>) -> Result<u64, TableError> {
+    let version = row.get("ver").and_then(|ver| ver.as_n().ok()?.parse().ok());
+    version.ok_or(TableError::Corrupt("no version"))
 }
 
 fn record(item: HashMap<String, AttributeValue>) -> Result<Record, TableError> {

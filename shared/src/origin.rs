@@ -8,7 +8,7 @@ use lambda_http::http::{
     HeaderMap, HeaderValue,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_MAX_AGE, HOST, ORIGIN, VARY,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, ORIGIN, VARY,
     },
 };
 
@@ -73,6 +73,10 @@ impl Origins {
             (
                 ACCESS_CONTROL_ALLOW_HEADERS,
                 "authorization, content-type, if-match",
+            ),
+            (
+                ACCESS_CONTROL_EXPOSE_HEADERS,
+                "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset",
             ),
             (ACCESS_CONTROL_MAX_AGE, "600"),
         ] {

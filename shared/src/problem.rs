@@ -82,6 +82,7 @@ pub struct Problem {
     retry_after_s: Option<u64>,
     allow: Option<String>,
     cause: Option<String>,
+    event: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -107,6 +108,7 @@ impl Problem {
             retry_after_s: None,
             allow: None,
             cause: None,
+            event: None,
         }
     }
 
@@ -183,6 +185,13 @@ impl Problem {
         self
     }
 
+    /// Names what happened, for alarms that must tell it from other failures of the same code.
+    #[must_use]
+    fn named(mut self, event: &'static str) -> Self {
+        self.event = Some(event);
+        self
+    }
+
     fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
@@ -210,6 +219,12 @@ impl Problem {
     #[must_use]
     pub fn cause(&self) -> &str {
         self.cause.as_deref().unwrap_or_default()
+    }
+
+    /// The name of what happened, where an alarm needs one.
+    #[must_use]
+    pub fn event(&self) -> Option<&'static str> {
+        self.event
     }
 
     /// The answer.
@@ -246,7 +261,14 @@ impl Problem {
 
 impl From<Unauthorized> for Problem {
     fn from(reason: Unauthorized) -> Self {
-        Self::new(Code::Unauthorized, "Sign in again and repeat the request.").because(reason)
+        match reason {
+            Unauthorized::KeysUnavailable => Self::temporarily_unavailable(reason),
+            Unauthorized::NoToken | Unauthorized::Token(_) => {
+                Self::new(Code::Unauthorized, "Sign in again and repeat the request.")
+                    .because(reason)
+                    .named(reason.reason())
+            }
+        }
     }
 }
 
@@ -270,7 +292,8 @@ impl From<TableError> for Problem {
                 Code::VersionConflict,
                 "The key was changed meanwhile; read the list again and repeat.",
             ),
-            TableError::Corrupt(_) | TableError::Time(_) => Self::internal(error),
+            TableError::Corrupt(_) => Self::internal(error).named("corrupt_row"),
+            TableError::Time(_) => Self::internal(error),
         }
     }
 }
@@ -293,13 +316,14 @@ impl From<LimitError> for Problem {
 
 impl From<SealingError> for Problem {
     fn from(error: SealingError) -> Self {
-        match error {
-            SealingError::Unavailable(_) => Self::temporarily_unavailable(error),
-            SealingError::DoesNotOpen(_)
-            | SealingError::KeyRefused(_)
-            | SealingError::NotGranted(_)
-            | SealingError::Unexpected(_) => Self::internal(error),
-        }
+        let event = match error {
+            SealingError::Unavailable(_) => return Self::temporarily_unavailable(error),
+            SealingError::DoesNotOpen(_) => "ciphertext_does_not_open",
+            SealingError::KeyRefused(_) => "kms_key_refused",
+            SealingError::NotGranted(_) => "open_not_granted",
+            SealingError::Unexpected(_) => "kms_answered_unexpectedly",
+        };
+        Self::internal(error).named(event)
     }
 }
 

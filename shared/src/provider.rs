@@ -4,8 +4,9 @@
 
 macro_rules! providers {
     ($($variant:ident { name: $name:literal, title: $title:literal, env: $env:literal,
-        base_url_env: $base_url_env:literal, get_key_at: $url:literal,
-        required: $required:literal, frontend_env: $frontend_env:expr })*) => {
+        base_url_env: $base_url_env:literal, base_url: $base_url:literal, check: $check:expr,
+        get_key_at: $url:literal, required: $required:literal,
+        frontend_env: $frontend_env:expr })*) => {
         /// A provider whose keys we keep.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Provider {
@@ -20,10 +21,10 @@ macro_rules! providers {
             #[must_use]
             pub const fn facts(self) -> &'static Facts {
                 match self {
-                    $(Self::$variant => &Facts {
+                    $(Self::$variant => const { &Facts {
                         name: $name, title: $title, env: $env, base_url_env: $base_url_env,
-                        get_key_at: $url, required: $required, frontend_env: $frontend_env,
-                    },)*
+                        base_url: $base_url, check: $check, get_key_at: $url, required: $required, frontend_env: $frontend_env,
+                    } },)*
                 }
             }
         }
@@ -41,6 +42,10 @@ pub struct Facts {
     pub env: &'static str,
     /// Variable that redirects its base URL, outside a real Lambda only.
     pub base_url_env: &'static str,
+    /// Where its API is, without a slash at the end.
+    pub base_url: &'static str,
+    /// A call that costs nothing and tells whether a key works; `None` where none is known.
+    pub check: Option<FreeCheck>,
     /// Where a person gets a key.
     pub get_key_at: &'static str,
     /// Onboarding is not complete without it.
@@ -49,39 +54,95 @@ pub struct Facts {
     pub frontend_env: Option<&'static str>,
 }
 
+/// A `GET` that costs nothing and tells whether a key works.
+#[derive(Debug)]
+pub struct FreeCheck {
+    /// Path and query.
+    pub path: &'static str,
+    /// Header that carries the key.
+    pub header: &'static str,
+    /// What stands before the key in it.
+    pub scheme: &'static str,
+    /// Further headers.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// How the provider says that the key is bad: a status, and a word that must stand in the body.
+    /// Everything else that is no success says nothing about the key.
+    pub refusals: &'static [(u16, &'static str)],
+}
+
+/// `GET path` with a bearer token, refused with 401.
+const fn bearer_check(path: &'static str) -> FreeCheck {
+    FreeCheck {
+        path,
+        header: "authorization",
+        scheme: "Bearer ",
+        headers: &[],
+        refusals: &[(401, "")],
+    }
+}
+
 providers! {
     Gemini { name: "gemini", title: "Google Gemini", env: "GEMINI_API_KEY",
-        base_url_env: "GEMINI_BASE_URL", get_key_at: "https://aistudio.google.com/apikey",
+        base_url_env: "GEMINI_BASE_URL", base_url: "https://generativelanguage.googleapis.com",
+        check: Some(FreeCheck {
+            path: "/v1beta/models?pageSize=1", header: "x-goog-api-key", scheme: "", headers: &[],
+            // A bad key is 400; 403 is one that leaked, is suspended or may not call this API.
+            refusals: &[(400, "API_KEY_INVALID"), (401, ""), (403, "")] }),
+        get_key_at: "https://aistudio.google.com/apikey",
         required: true, frontend_env: None }
     Exa { name: "exa", title: "Exa", env: "EXA_API_KEY",
-        base_url_env: "EXA_BASE_URL", get_key_at: "https://dashboard.exa.ai/api-keys",
+        base_url_env: "EXA_BASE_URL", base_url: "https://api.exa.ai",
+        check: None,
+        get_key_at: "https://dashboard.exa.ai/api-keys",
         required: true, frontend_env: None }
     CopilotKit { name: "copilotkit", title: "CopilotKit", env: "COPILOTKIT_API_KEY",
-        base_url_env: "COPILOTKIT_BASE_URL", get_key_at: "https://cloud.copilotkit.ai",
+        base_url_env: "COPILOTKIT_BASE_URL", base_url: "https://api.cloud.copilotkit.ai",
+        check: None,
+        get_key_at: "https://cloud.copilotkit.ai",
         required: true, frontend_env: Some("REACT_APP_COPILOTKIT_API_KEY") }
     OpenAi { name: "openai", title: "OpenAI", env: "OPENAI_API_KEY",
-        base_url_env: "OPENAI_BASE_URL", get_key_at: "https://platform.openai.com/api-keys",
+        base_url_env: "OPENAI_BASE_URL", base_url: "https://api.openai.com",
+        check: Some(FreeCheck {
+            // A restricted key that may not list models is 401 too, with another code.
+            refusals: &[(401, "\"invalid_api_key\"")], ..bearer_check("/v1/models") }),
+        get_key_at: "https://platform.openai.com/api-keys",
         required: false, frontend_env: None }
     Anthropic { name: "anthropic", title: "Anthropic", env: "ANTHROPIC_API_KEY",
-        base_url_env: "ANTHROPIC_BASE_URL", get_key_at: "https://console.anthropic.com/settings/keys",
+        base_url_env: "ANTHROPIC_BASE_URL", base_url: "https://api.anthropic.com",
+        check: Some(FreeCheck {
+            path: "/v1/models?limit=1", header: "x-api-key", scheme: "",
+            headers: &[("anthropic-version", "2023-06-01")], refusals: &[(401, "")] }),
+        get_key_at: "https://console.anthropic.com/settings/keys",
         required: false, frontend_env: None }
     Mistral { name: "mistral", title: "Mistral", env: "MISTRAL_API_KEY",
-        base_url_env: "MISTRAL_BASE_URL", get_key_at: "https://console.mistral.ai/api-keys",
+        base_url_env: "MISTRAL_BASE_URL", base_url: "https://api.mistral.ai",
+        check: Some(bearer_check("/v1/models")),
+        get_key_at: "https://console.mistral.ai/api-keys",
         required: false, frontend_env: None }
     Tavily { name: "tavily", title: "Tavily", env: "TAVILY_API_KEY",
-        base_url_env: "TAVILY_BASE_URL", get_key_at: "https://app.tavily.com",
+        base_url_env: "TAVILY_BASE_URL", base_url: "https://api.tavily.com",
+        check: Some(bearer_check("/usage")),
+        get_key_at: "https://app.tavily.com",
         required: false, frontend_env: None }
     Serper { name: "serper", title: "Serper", env: "SERPER_API_KEY",
-        base_url_env: "SERPER_BASE_URL", get_key_at: "https://serper.dev/api-key",
+        base_url_env: "SERPER_BASE_URL", base_url: "https://google.serper.dev",
+        check: None,
+        get_key_at: "https://serper.dev/api-key",
         required: false, frontend_env: None }
     Firecrawl { name: "firecrawl", title: "Firecrawl", env: "FIRECRAWL_API_KEY",
-        base_url_env: "FIRECRAWL_BASE_URL", get_key_at: "https://www.firecrawl.dev/app/api-keys",
+        base_url_env: "FIRECRAWL_BASE_URL", base_url: "https://api.firecrawl.dev",
+        check: Some(bearer_check("/v2/team/credit-usage")),
+        get_key_at: "https://www.firecrawl.dev/app/api-keys",
         required: false, frontend_env: None }
     Stability { name: "stability", title: "Stability AI", env: "STABILITY_API_KEY",
-        base_url_env: "STABILITY_BASE_URL", get_key_at: "https://platform.stability.ai/account/keys",
+        base_url_env: "STABILITY_BASE_URL", base_url: "https://api.stability.ai",
+        check: None,
+        get_key_at: "https://platform.stability.ai/account/keys",
         required: false, frontend_env: None }
     WaveSpeed { name: "wavespeed", title: "WaveSpeed", env: "WAVESPEED_API_KEY",
-        base_url_env: "WAVESPEED_BASE_URL", get_key_at: "https://wavespeed.ai/accesskey",
+        base_url_env: "WAVESPEED_BASE_URL", base_url: "https://api.wavespeed.ai",
+        check: None,
+        get_key_at: "https://wavespeed.ai/accesskey",
         required: false, frontend_env: None }
 }
 
@@ -163,6 +224,30 @@ mod tests {
             for word in [facts.name, facts.env, facts.base_url_env] {
                 assert!(seen.insert(word), "{word} twice");
             }
+        }
+    }
+
+    #[test]
+    fn six_providers_can_be_asked_for_free_and_each_knows_how_it_refuses() {
+        let names: Vec<_> = Provider::ALL
+            .iter()
+            .filter(|p| p.facts().check.is_some())
+            .map(|p| p.name())
+            .collect();
+        let six = [
+            "gemini",
+            "openai",
+            "anthropic",
+            "mistral",
+            "tavily",
+            "firecrawl",
+        ];
+        assert_eq!(names, six);
+        for check in Provider::ALL
+            .iter()
+            .filter_map(|p| p.facts().check.as_ref())
+        {
+            assert!(check.path.starts_with('/') && !check.refusals.is_empty());
         }
     }
 

@@ -7,15 +7,14 @@ use aws_sdk_dynamodb::{
     Client,
     types::{AttributeValue, ReturnValue},
 };
+use futures_util::future::join_all;
 use time::OffsetDateTime;
 
 use crate::{
-    config::{Config, RateLimits},
     key_table::{TableError, failure, partition, text},
     user::User,
 };
 
-const MINUTE_S: i64 = 60;
 const DAY_S: i64 = 24 * 3_600;
 
 /// Calls that share a limit.
@@ -27,6 +26,69 @@ pub enum Class {
     Save,
     /// Everything that looks.
     Read,
+    /// Asking a provider whether a key works; a thief of keys would like that too.
+    Check,
+}
+
+/// How long calls are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// 60 seconds.
+    Minute,
+    /// 60 minutes.
+    Hour,
+    /// 24 hours.
+    Day,
+}
+
+/// How many calls of a class one person may make in a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Which calls.
+    pub class: Class,
+    /// In what time.
+    pub window: Window,
+    /// How many, 1 or more.
+    pub calls: u32,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 4] = [Self::Generate, Self::Save, Self::Read, Self::Check];
+
+    /// As stored.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Generate => "generate",
+            Self::Save => "save",
+            Self::Read => "read",
+            Self::Check => "check",
+        }
+    }
+}
+
+impl Window {
+    /// Every window.
+    pub const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
+
+    /// As stored.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
+
+    const fn length_s(self) -> i64 {
+        match self {
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => DAY_S,
+        }
+    }
 }
 
 /// What a person has left, for the `RateLimit-*` headers.
@@ -56,29 +118,22 @@ pub enum LimitError {
 pub struct Limiter {
     dynamodb: Client,
     table: String,
-    limits: RateLimits,
-}
-
-/// One limit of a class.
-struct Window {
-    name: &'static str,
-    length_s: i64,
-    limit: u32,
+    limits: Vec<Limit>,
 }
 
 impl Limiter {
-    /// Counts in the table as `config` says.
+    /// Counts in `table`.
     #[must_use]
-    pub fn new(dynamodb: Client, config: &Config) -> Self {
+    pub fn new(dynamodb: Client, table: String, limits: &[Limit]) -> Self {
         Self {
             dynamodb,
-            table: config.table_name.clone(),
-            limits: config.rate_limits,
+            table,
+            limits: limits.to_vec(),
         }
     }
 
-    /// One `UpdateItem`; two side by side for a class with a limit per day. Returns what is left of
-    /// the minute.
+    /// One `UpdateItem` per limit of the class, side by side. Returns what is left of the tightest;
+    /// `None` for a class without a limit. A call that one limit refuses still counts in the others.
     ///
     /// # Errors
     /// [`LimitError`]
@@ -87,67 +142,48 @@ impl Limiter {
         user: &User,
         class: Class,
         now: OffsetDateTime,
-    ) -> Result<Allowance, LimitError> {
-        let (name, limit) = match class {
-            Class::Generate => ("generate-minute", self.limits.generate_per_minute),
-            Class::Save => ("save-minute", self.limits.save_per_minute),
-            Class::Read => ("read-minute", self.limits.read_per_minute),
-        };
-        let minute = Window {
-            name,
-            length_s: MINUTE_S,
-            limit,
-        };
-        if class != Class::Generate {
-            return self.count_in(user, &minute, now).await;
-        }
-        let day = Window {
-            name: "generate-day",
-            length_s: DAY_S,
-            limit: self.limits.generate_per_day,
-        };
-        let counted = tokio::join!(
-            self.count_in(user, &minute, now),
-            self.count_in(user, &day, now)
-        );
-        counted.1?;
-        counted.0
+    ) -> Result<Option<Allowance>, LimitError> {
+        let limits = self.limits.iter().filter(|limit| limit.class == class);
+        let counted = join_all(limits.map(|limit| self.count_in(user, limit, now))).await;
+        let left: Result<Vec<_>, _> = counted.into_iter().collect();
+        Ok(left?.into_iter().min_by_key(|left| left.remaining))
     }
 
     async fn count_in(
         &self,
         user: &User,
-        window: &Window,
+        limit: &Limit,
         now: OffsetDateTime,
     ) -> Result<Allowance, LimitError> {
         let now_s = now.unix_timestamp();
-        let number = now_s.div_euclid(window.length_s);
-        let end_s = (number + 1) * window.length_s;
+        let (class, window) = (limit.class.name(), limit.window.name());
+        let number = now_s.div_euclid(limit.window.length_s());
+        let end_s = (number + 1) * limit.window.length_s();
         let value = |n: i64| AttributeValue::N(n.to_string());
         let counted = self
             .dynamodb
             .update_item()
             .table_name(&self.table)
             .key("pk", partition(user))
-            .key("sk", text(&format!("USE#{}#{number}", window.name)))
+            .key("sk", text(&format!("USE#{class}-{window}#{number}")))
             .update_expression("SET n = if_not_exists(n, :zero) + :one, #ttl = :ttl")
             .condition_expression("attribute_not_exists(n) OR n < :limit")
             .expression_attribute_names("#ttl", "ttl")
             .expression_attribute_values(":zero", value(0))
             .expression_attribute_values(":one", value(1))
-            .expression_attribute_values(":limit", value(window.limit.into()))
+            .expression_attribute_values(":limit", value(limit.calls.into()))
             .expression_attribute_values(":ttl", value(end_s + DAY_S))
             .return_values(ReturnValue::UpdatedNew)
             .send()
             .await
             .map_err(|error| failure(&error));
         let allowance = |used: u32| Allowance {
-            limit: window.limit,
-            remaining: window.limit.saturating_sub(used),
+            limit: limit.calls,
+            remaining: limit.calls.saturating_sub(used),
             reset_s: u64::try_from(end_s - now_s).unwrap_or_default(),
         };
         match counted {
-            Err(TableError::Condition) => Err(LimitError::Limited(allowance(window.limit))),
+            Err(TableError::Condition) => Err(LimitError::Limited(allowance(limit.calls))),
             Err(error) => Err(error.into()),
             Ok(answer) => {
                 let attributes = answer.attributes();

@@ -1,12 +1,20 @@
-//! Logs: JSON lines on standard error.
+//! Logs and metrics: JSON lines on standard error.
 //!
-//! `LOG_LEVEL` (default `info`) moves our own lines only. Libraries stay at `warn`: below that, the
-//! SDK and the HTTP stack write bodies and headers, and those hold keys and tokens.
+//! One line per request ([`Line`]); metrics in CloudWatch's embedded metric format, in Production
+//! only, and never with a person in them. `LOG_LEVEL` (default `info`) moves our own lines only.
+//! Libraries stay at `warn`: below that, the SDK and the HTTP stack write bodies and headers, and
+//! those hold keys and tokens; a release is compiled without anything below `info`.
 
-use tracing::Level;
+use std::{cell::Cell, io::Write as _, sync::OnceLock, time::Instant};
+
+use lambda_http::Context;
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics_cloudwatch_embedded::{Builder, Collector};
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, registry, util::SubscriberInitExt as _,
 };
+
+use crate::{config::Config, mode::Mode, problem::Problem, provider::Provider, user::UserId};
 
 /// Our crates, as `tracing` names them.
 const OURS: &[&str] = &[
@@ -18,11 +26,16 @@ const OURS: &[&str] = &[
     "open_keys",
     "local",
 ];
+const NAMESPACE: &str = "user-api-keys";
 
-/// Starts the log; a second call changes nothing.
-pub fn init(level: Level) {
-    let ours = OURS.iter().map(|target| (*target, level));
-    let filter = Targets::new().with_default(Level::WARN).with_targets(ours);
+static COLLECTOR: OnceLock<&'static Collector> = OnceLock::new();
+
+/// Starts the log, and in Production the metrics; a second call changes nothing.
+pub fn init(config: &Config) {
+    let ours = OURS.iter().map(|target| (*target, config.log_level));
+    let filter = Targets::new()
+        .with_default(tracing::Level::WARN)
+        .with_targets(ours);
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
@@ -31,4 +44,191 @@ pub fn init(level: Level) {
         .with_writer(std::io::stderr);
     // Already started: the first one stays.
     registry().with(filter).with(lines).try_init().ok();
+    if config.mode == Mode::Local {
+        return;
+    }
+    if let Ok(collector) = Builder::new().cloudwatch_namespace(NAMESPACE).init() {
+        COLLECTOR.set(collector).ok();
+        describe_histogram!("latency", Unit::Milliseconds, "from arrival to answer");
+        for name in [
+            "failures",
+            "unauthorized",
+            "opens",
+            "sealing_failures",
+            "throttles",
+        ] {
+            describe_counter!(name, Unit::Count, "");
+        }
+    }
+}
+
+/// Writes what has been counted since the last time, as one piece.
+fn flush() {
+    let Some(collector) = COLLECTOR.get() else {
+        return;
+    };
+    let mut lines = Vec::new();
+    // A metric that cannot be written down is not worth failing a request for.
+    if collector.flush(&mut lines).is_ok() {
+        std::io::stderr().lock().write_all(&lines).ok();
+    }
+}
+
+/// The two services whose calls are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    DynamoDb,
+    Kms,
+}
+
+/// Calls of one request, every attempt counted.
+#[derive(Debug, Default)]
+struct Calls {
+    dynamodb: Cell<u32>,
+    kms: Cell<u32>,
+}
+
+tokio::task_local! {
+    static CALLS: Calls;
+}
+
+/// A call is about to be sent.
+pub(crate) fn calling(service: Service) {
+    // Outside a request, at start, nobody counts.
+    let _ = CALLS.try_with(|calls| {
+        let count = match service {
+            Service::DynamoDb => &calls.dynamodb,
+            Service::Kms => &calls.kms,
+        };
+        count.set(count.get() + 1);
+    });
+}
+
+/// A call was throttled, whether or not a later attempt goes through.
+pub(crate) fn throttled(service: Service) {
+    let service = match service {
+        Service::DynamoDb => "dynamodb",
+        Service::Kms => "kms",
+    };
+    counter!("throttles", "service" => service).increment(1);
+}
+
+/// A key was opened.
+pub(crate) fn opened(function: &'static str, provider: Provider) {
+    counter!("opens", "function" => function, "provider" => provider.name()).increment(1);
+}
+
+/// Names a person in logs without naming them: the first 16 hex digits of a SHA-256 that differs
+/// from stack to stack.
+#[must_use]
+pub fn hashed(deploy_env: &str, user: &UserId) -> String {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let text = format!("{deploy_env}\n{}", user.as_str());
+    let hash = digest(&SHA256, text.as_bytes());
+    let start = hash.as_ref().iter().take(8);
+    start.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The one log line of a request or an invocation, and the metrics that go with it.
+#[derive(Debug)]
+pub struct Line {
+    function: &'static str,
+    request_id: String,
+    trace_id: Option<String>,
+    started: Instant,
+    calls: (u32, u32),
+    /// What was asked for: the route's pattern and never the path, which may hold anything.
+    pub route: &'static str,
+    /// The method, or `invoke`.
+    pub method: &'static str,
+    /// Who asked, [`hashed`].
+    pub user: Option<String>,
+}
+
+impl Line {
+    /// Starts with the request's arrival; `context` is there on Lambda.
+    #[must_use]
+    pub fn start(function: &'static str, context: Option<&Context>) -> Self {
+        let request_id = context.map(|context| context.request_id.clone());
+        Self {
+            function,
+            request_id: request_id.unwrap_or_else(|| ulid::Ulid::new().to_string()),
+            trace_id: context.and_then(|context| context.xray_trace_id.clone()),
+            started: Instant::now(),
+            calls: (0, 0),
+            route: "-",
+            method: "invoke",
+            user: None,
+        }
+    }
+
+    /// The Lambda invocation's id; where there is none, one of our own.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// Does `work` and counts its calls.
+    pub async fn counting<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let counted = async {
+            let done = work.await;
+            let calls = CALLS.with(|calls| (calls.dynamodb.get(), calls.kms.get()));
+            (done, calls)
+        };
+        let (done, calls) = CALLS.scope(Calls::default(), counted).await;
+        self.calls = calls;
+        done
+    }
+
+    /// Writes it.
+    pub fn end(self, status: u16, problem: Option<&Problem>) {
+        let Self {
+            function,
+            request_id,
+            trace_id,
+            started,
+            calls: (dynamodb, kms),
+            route,
+            method,
+            user,
+        } = self;
+        let latency = started.elapsed();
+        let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        let code = problem.map_or("ok", |problem| problem.code().as_str());
+        let cause = problem
+            .map(Problem::cause)
+            .filter(|cause| !cause.is_empty());
+        let event = problem.and_then(Problem::event);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    function, method, route, status, code, event, cause, ms, dynamodb, kms,
+                    request_id, trace_id, user, "request"
+                )
+            };
+        }
+        match problem.is_some_and(|problem| problem.status().is_server_error()) {
+            true => line!(error),
+            false => line!(info),
+        }
+        let route = format!("{method} {route}");
+        histogram!("latency", "function" => function, "route" => route)
+            .record(latency.as_secs_f64() * 1e3);
+        if let Some(problem) = problem {
+            counter!("failures", "function" => function, "code" => code).increment(1);
+            let event = problem.event().unwrap_or_default();
+            match problem.code() {
+                crate::problem::Code::Unauthorized => {
+                    counter!("unauthorized", "function" => function, "reason" => event)
+                        .increment(1);
+                }
+                _ if !event.is_empty() => {
+                    counter!("sealing_failures", "function" => function, "kind" => event)
+                        .increment(1);
+                }
+                _ => {}
+            }
+        }
+        flush();
+    }
 }

@@ -8,9 +8,10 @@ use crate::{
     api_key::ApiKey,
     audit::{AuditWriter, Event, Outcome},
     developer_keys::DeveloperKeys,
-    key_table::{KeyReader, TableError},
+    key_table::{KeyReader, SealedRow, TableError},
     provider::Provider,
     sealing::{Binding, Opener, SealingError},
+    telemetry,
     user::User,
 };
 
@@ -97,28 +98,84 @@ impl<'a> UserApiKeys<'a> {
         }
     }
 
-    /// Opens one key: one `GetItem`, then side by side one `Decrypt` and the audit record, without
-    /// which the key is not handed out. In Local mode the developer's environment and `.env` come
-    /// first.
+    /// Finds and opens one key. In Local mode the developer's environment and `.env` come first.
     ///
     /// # Errors
     /// [`KeyError`]; never another key instead.
     pub async fn get(&self, provider: Provider, event: &Event<'_>) -> Result<Opened, KeyError> {
-        if let Some(key) = self.developer.and_then(|keys| keys.find(provider)) {
-            let credential = Credential {
-                provider,
-                kid: format!("env:{}", provider.facts().env),
-                hint: key.hint(),
-            };
-            let event = about(event, provider, &credential.kid);
-            self.audit.write(self.user, &event, Outcome::Ok).await?;
-            return Ok(Opened { key, credential });
-        }
-        let row = self
-            .table
-            .get(self.user, provider)
-            .await?
-            .ok_or(KeyError::Missing(provider))?;
+        self.find(provider).await?.open(event).await
+    }
+
+    /// Finds one key and opens nothing yet: one `GetItem`.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`], or the table.
+    pub async fn find(&self, provider: Provider) -> Result<Found<'_>, KeyError> {
+        let place = match self.developer.and_then(|keys| keys.find(provider)) {
+            Some(key) => Place::Developer(key),
+            None => {
+                let row = self.table.get(self.user, provider).await?;
+                Place::Table(Box::new(row.ok_or(KeyError::Missing(provider))?))
+            }
+        };
+        Ok(Found {
+            keys: self,
+            provider,
+            place,
+        })
+    }
+}
+
+/// A key that is there, not opened yet.
+pub struct Found<'a> {
+    keys: &'a UserApiKeys<'a>,
+    provider: Provider,
+    place: Place,
+}
+
+enum Place {
+    Developer(ApiKey),
+    Table(Box<SealedRow>),
+}
+
+impl Found<'_> {
+    /// Side by side one `Decrypt` and the audit record, without which the key is not handed out.
+    ///
+    /// # Errors
+    /// [`KeyError`]; a refused open is on the record too.
+    pub async fn open(self, event: &Event<'_>) -> Result<Opened, KeyError> {
+        let opened = match self.place {
+            Place::Developer(key) => self.keys.of_developer(self.provider, key, event).await?,
+            Place::Table(row) => self.keys.of_table(self.provider, *row, event).await?,
+        };
+        telemetry::opened(self.keys.audit.function(), self.provider);
+        Ok(opened)
+    }
+}
+
+impl UserApiKeys<'_> {
+    async fn of_developer(
+        &self,
+        provider: Provider,
+        key: ApiKey,
+        event: &Event<'_>,
+    ) -> Result<Opened, KeyError> {
+        let credential = Credential {
+            provider,
+            kid: format!("env:{}", provider.facts().env),
+            hint: key.hint(),
+        };
+        let event = about(event, provider, &credential.kid);
+        self.audit.write(self.user, &event, Outcome::Ok).await?;
+        Ok(Opened { key, credential })
+    }
+
+    async fn of_table(
+        &self,
+        provider: Provider,
+        row: SealedRow,
+        event: &Event<'_>,
+    ) -> Result<Opened, KeyError> {
         let event = about(event, provider, &row.record.kid);
         let unusable = match row.record.enabled {
             false => Some(KeyError::Paused(provider)),

@@ -63,6 +63,7 @@ async fn a_row_of_the_first_version_still_opens() {
     let developer = Auth::new(Mode::Local, None)
         .unwrap()
         .user(&HeaderMap::new(), OffsetDateTime::now_utc())
+        .await
         .unwrap();
     let reader = KeyReader::new(services.dynamodb.clone(), services.table_name.clone());
     let opener = Opener::new(services.kms.clone(), &config, Provider::ALL);

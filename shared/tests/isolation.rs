@@ -68,7 +68,7 @@ async fn stack() -> Stack {
 }
 
 impl Stack {
-    fn user(&self, sub: &str) -> User {
+    async fn user(&self, sub: &str) -> User {
         let now = jsonwebtoken::get_current_timestamp();
         let claims = serde_json::json!({"sub": sub, "iss": "https://clerk.test",
             "azp": "https://app.test", "sid": "sess_test", "iat": now, "nbf": now, "exp": now + 60});
@@ -78,7 +78,10 @@ impl Stack {
         let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        self.auth.user(&headers, OffsetDateTime::now_utc()).unwrap()
+        self.auth
+            .user(&headers, OffsetDateTime::now_utc())
+            .await
+            .unwrap()
     }
 
     async fn save(&self, user: &User, provider: Provider, text: &str) -> u64 {
@@ -148,7 +151,10 @@ impl Stack {
 #[tokio::test]
 async fn each_person_opens_their_own_key_and_no_other() {
     let stack = stack().await;
-    let (a, b) = (stack.user("user_aaaaaaaa"), stack.user("user_bbbbbbbb"));
+    let (a, b) = (
+        stack.user("user_aaaaaaaa").await,
+        stack.user("user_bbbbbbbb").await,
+    );
     stack.save(&a, Provider::Gemini, KEY_A).await;
     assert!(matches!(
         stack.open(&b, Provider::Gemini).await,
@@ -162,7 +168,10 @@ async fn each_person_opens_their_own_key_and_no_other() {
 #[tokio::test]
 async fn a_row_moved_to_another_user_does_not_open() {
     let stack = stack().await;
-    let (a, b) = (stack.user("user_aaaaaaaa"), stack.user("user_bbbbbbbb"));
+    let (a, b) = (
+        stack.user("user_aaaaaaaa").await,
+        stack.user("user_bbbbbbbb").await,
+    );
     stack.save(&a, Provider::Gemini, KEY_A).await;
     stack.tamper("pk", string("USER#user_bbbbbbbb")).await;
     assert!(matches!(
@@ -175,7 +184,7 @@ async fn a_row_moved_to_another_user_does_not_open() {
 #[tokio::test]
 async fn a_row_moved_to_another_provider_does_not_open() {
     let stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     stack.tamper("sk", string("KEY#exa")).await;
     assert!(matches!(
@@ -187,7 +196,7 @@ async fn a_row_moved_to_another_provider_does_not_open() {
 #[tokio::test]
 async fn a_function_opens_keys_of_its_own_providers_only() {
     let stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::OpenAi, KEY_A).await;
     assert!(matches!(
         stack.open(&a, Provider::OpenAi).await,
@@ -201,7 +210,7 @@ async fn a_function_opens_keys_of_its_own_providers_only() {
 async fn the_raw_table_holds_no_key_in_clear() {
     let stack = stack().await;
     stack
-        .save(&stack.user("user_aaaaaaaa"), Provider::Gemini, KEY_A)
+        .save(&stack.user("user_aaaaaaaa").await, Provider::Gemini, KEY_A)
         .await;
     for value in stack.items().await.iter().flat_map(|item| item.values()) {
         let bytes = match value {
@@ -218,7 +227,7 @@ async fn the_raw_table_holds_no_key_in_clear() {
 #[tokio::test]
 async fn a_second_save_counts_a_version_and_a_delete_leaves_nothing() {
     let stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     assert_eq!(stack.save(&a, Provider::Gemini, KEY_A).await, 1);
     assert_eq!(stack.save(&a, Provider::Gemini, KEY_B).await, 2);
     let records = stack.lister.list(&a).await.unwrap();
@@ -244,7 +253,7 @@ async fn a_row_of_another_kid_or_another_kms_key_does_not_open() {
     let other_key = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-4000-8000-000000000000";
     for (name, value) in [("kid", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), ("cmk", other_key)] {
         let stack = stack().await;
-        let a = stack.user("user_aaaaaaaa");
+        let a = stack.user("user_aaaaaaaa").await;
         stack.save(&a, Provider::Gemini, KEY_A).await;
         stack.tamper(name, string(value)).await;
         let error = stack.open(&a, Provider::Gemini).await.err();
@@ -256,7 +265,7 @@ async fn a_row_of_another_kid_or_another_kms_key_does_not_open() {
 #[tokio::test]
 async fn a_row_does_not_open_under_another_deploy_env() {
     let mut stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     stack.opener = Opener::new(
         stack.services.kms.clone(),
@@ -282,7 +291,7 @@ async fn a_row_of_an_unknown_form_is_corrupt_and_never_read_as_plain() {
         ("status", string("fine")),
     ] {
         let stack = stack().await;
-        let a = stack.user("user_aaaaaaaa");
+        let a = stack.user("user_aaaaaaaa").await;
         stack.save(&a, Provider::Gemini, KEY_A).await;
         stack.tamper(name, value).await;
         let error = stack.open(&a, Provider::Gemini).await.err();
@@ -294,7 +303,7 @@ async fn a_row_of_an_unknown_form_is_corrupt_and_never_read_as_plain() {
 #[tokio::test]
 async fn no_single_flipped_bit_of_a_ciphertext_opens() {
     let stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     let Some(AttributeValue::B(whole)) = stack.items().await[0].get("ct").cloned() else {
         unreachable!("a row has a ciphertext");
@@ -316,7 +325,7 @@ async fn no_single_flipped_bit_of_a_ciphertext_opens() {
 #[tokio::test]
 async fn a_paused_and_an_expired_key_are_not_opened() {
     let stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     stack
         .tamper("expires_at", string("2020-01-01T00:00:00Z"))
@@ -340,7 +349,7 @@ async fn a_paused_and_an_expired_key_are_not_opened() {
 #[tokio::test]
 async fn a_save_that_fails_leaves_the_old_key_whole() {
     let stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     let before = stack.items().await;
     let elsewhere = KeyWriter::new(stack.services.dynamodb.clone(), "no-such-table".to_owned());
@@ -373,7 +382,7 @@ async fn a_save_that_fails_leaves_the_old_key_whole() {
 #[tokio::test]
 async fn a_key_is_not_handed_out_unless_its_audit_record_is_written() {
     let mut stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     let dynamodb = stack.services.dynamodb.clone();
     stack.audit = AuditWriter::new(dynamodb, "no-such-table".to_owned(), "test");
@@ -386,7 +395,7 @@ async fn a_key_is_not_handed_out_unless_its_audit_record_is_written() {
 #[tokio::test]
 async fn every_open_and_every_refused_open_is_on_the_record() {
     let stack = stack().await;
-    let a = stack.user("user_aaaaaaaa");
+    let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     stack.open(&a, Provider::Gemini).await.unwrap();
     let flipped = aws_sdk_dynamodb::primitives::Blob::new(vec![0; 120]);

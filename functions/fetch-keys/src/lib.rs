@@ -11,7 +11,7 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    endpoint::{Call, Endpoint, Route, json},
+    endpoint::{Call, Effect, Endpoint, Route, json},
     key_table::{KeyLister, KeyReader, Record, ShownRecord, Status},
     problem::Problem,
     provider::Provider,
@@ -46,53 +46,44 @@ pub enum Action {
 
 /// Where it does it.
 pub const ROUTES: &[Route<Action>] = &[
-    route(Method::GET, "/api/onboarding/api-keys", Action::List, false),
-    route(
-        Method::GET,
-        "/api/onboarding/api-keys/onboarding",
-        Action::Onboarding,
-        true,
-    ),
-    route(
+    looks(Method::GET, "/api/onboarding/api-keys", Action::List),
+    Route {
+        method: Method::GET,
+        path: "/api/onboarding/api-keys/onboarding",
+        action: Action::Onboarding,
+        class: Class::Read,
+        effect: Effect::Acts,
+    },
+    looks(
         Method::GET,
         "/api/onboarding/api-keys/validate",
         Action::Validate,
-        false,
     ),
-    route(
+    looks(
         Method::POST,
         "/api/onboarding/api-keys/validate",
         Action::Validate,
-        false,
     ),
-    route(
-        Method::GET,
-        "/api/onboarding/api-keys/audit",
-        Action::Audit,
-        false,
-    ),
-    route(
+    looks(Method::GET, "/api/onboarding/api-keys/audit", Action::Audit),
+    looks(
         Method::GET,
         "/api/onboarding/providers/{provider}/setup",
         Action::Setup,
-        false,
     ),
 ];
 
-const fn route(
-    method: Method,
-    path: &'static str,
-    action: Action,
-    in_person: bool,
-) -> Route<Action> {
+const fn looks(method: Method, path: &'static str, action: Action) -> Route<Action> {
     Route {
         method,
         path,
         action,
         class: Class::Read,
-        in_person,
+        effect: Effect::Looks,
     }
 }
+
+/// Its name on Lambda and in the audit trail.
+pub const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// All this function can reach.
 pub struct Deps {
@@ -118,17 +109,14 @@ impl Deps {
             Some(_) => Provider::ALL,
             None => OPENS,
         };
+        let table = || config.table_name.clone();
         Ok(Self {
-            endpoint: Endpoint::new(config, aws)?,
-            lister: KeyLister::new(aws.dynamodb.clone(), config.table_name.clone()),
-            reader: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
+            endpoint: Endpoint::new(config, aws, NAME)?,
+            lister: KeyLister::new(aws.dynamodb.clone(), table()),
+            reader: KeyReader::new(aws.dynamodb.clone(), table()),
             opener: Opener::new(aws.kms.clone(), config, in_clear),
-            audit: AuditWriter::new(
-                aws.dynamodb.clone(),
-                config.table_name.clone(),
-                env!("CARGO_PKG_NAME"),
-            ),
-            trail: AuditReader::new(aws.dynamodb.clone(), config.table_name.clone()),
+            audit: AuditWriter::new(aws.dynamodb.clone(), table(), NAME),
+            trail: AuditReader::new(aws.dynamodb.clone(), table()),
             in_clear,
             developer,
         })

@@ -9,7 +9,7 @@ use user_api_keys::{aws::Aws, config::Config, telemetry};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
-    telemetry::init(config.log_level);
+    telemetry::init(&config);
     let deps = &Deps::new(&config, &Aws::from_env().await)?;
     let answer = async |request| Ok::<_, Infallible>(handle(deps, request).await);
     run(service_fn(answer)).await

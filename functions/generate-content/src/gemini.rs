@@ -5,17 +5,16 @@
 
 use std::time::Duration;
 
-use lambda_http::http::{HeaderValue, StatusCode};
+use lambda_http::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use user_api_keys::{
     api_key::ApiKey,
     config::Config,
+    https::{Answer as HttpsAnswer, Https, HttpsError, answer, secret_header},
     problem::{Code, Problem},
     provider::Provider,
 };
 
-const BASE_URL: &str = "https://generativelanguage.googleapis.com";
-const CONNECT: Duration = Duration::from_secs(3);
 /// The whole answer, since it is buffered.
 const ANSWER: Duration = Duration::from_secs(60);
 const ANSWER_MAX_BYTES: usize = 8 * 1024 * 1024;
@@ -25,7 +24,7 @@ const RETRY_AFTER_S: u64 = 30;
 
 /// Reaches Gemini.
 pub(crate) struct Gemini {
-    http: reqwest::Client,
+    https: Https,
     base_url: String,
     model: String,
 }
@@ -143,22 +142,14 @@ struct FailureDetail {
 }
 
 impl Gemini {
-    /// One client for the life of the process; redirects off, so that no key goes elsewhere.
+    /// One client for the life of the process.
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub(crate) fn new(config: &Config) -> Result<Self, reqwest::Error> {
-        let redirected = config
-            .base_urls
-            .iter()
-            .find(|(p, _)| *p == Provider::Gemini);
+    pub(crate) fn new(config: &Config) -> Result<Self, HttpsError> {
         Ok(Self {
-            http: reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT)
-                .timeout(ANSWER)
-                .build()?,
-            base_url: redirected.map_or_else(|| BASE_URL.to_owned(), |(_, url)| url.clone()),
+            https: Https::new(ANSWER)?,
+            base_url: config.base_url(Provider::Gemini).to_owned(),
             model: config.gemini_model.clone(),
         })
     }
@@ -170,29 +161,14 @@ impl Gemini {
         prompt: &Prompt<'_>,
     ) -> Result<Generated, Problem> {
         let model = prompt.model.unwrap_or(&self.model);
+        let url = format!("{}/v1beta/models/{model}:generateContent", self.base_url);
         // EXPOSE: the header Gemini reads it from; marked sensitive, so no Debug shows it.
-        let mut credential = HeaderValue::from_str(key.expose())
-            .map_err(|_| Problem::internal("a key that is no header"))?;
-        credential.set_sensitive(true);
-        let mut response = self
-            .http
-            .post(format!(
-                "{}/v1beta/models/{model}:generateContent",
-                self.base_url
-            ))
-            .header("x-goog-api-key", credential)
-            .json(&request(prompt))
-            .send()
-            .await
-            .map_err(|error| unavailable(cause(&error)))?;
-        let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| unavailable(cause(&e)))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > ANSWER_MAX_BYTES {
-                return Err(unavailable("answer too large"));
-            }
-        }
+        let credential = secret_header(key.expose()).map_err(Problem::internal)?;
+        let request = self.https.post(&url).header("x-goog-api-key", credential);
+        let HttpsAnswer { status, body } =
+            answer(request.json(&request_of(prompt)), ANSWER_MAX_BYTES)
+                .await
+                .map_err(unavailable)?;
         if status != StatusCode::OK {
             return Err(failure(
                 status,
@@ -204,7 +180,7 @@ impl Gemini {
     }
 }
 
-fn request<'a>(prompt: &Prompt<'a>) -> Request<'a> {
+fn request_of<'a>(prompt: &Prompt<'a>) -> Request<'a> {
     let content = |role, text| Content {
         role,
         parts: [TextPart { text }],
@@ -252,18 +228,9 @@ fn blocked() -> Problem {
     Problem::new(Code::ContentBlocked, detail)
 }
 
-fn unavailable(cause: &'static str) -> Problem {
+fn unavailable(cause: impl std::fmt::Display) -> Problem {
     let detail = "Gemini did not give a usable answer; try again in a moment.";
     Problem::new(Code::ProviderUnavailable, detail).because(cause)
-}
-
-/// reqwest's own text holds the URL; its kind is enough.
-fn cause(error: &reqwest::Error) -> &'static str {
-    match error {
-        error if error.is_timeout() => "timed out",
-        error if error.is_connect() => "cannot connect",
-        _ => "connection failed",
-    }
 }
 
 /// Sorts Gemini's failures by status and reason; its message is dropped.

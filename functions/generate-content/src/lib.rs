@@ -10,7 +10,8 @@ use user_api_keys::{
     aws::Aws,
     config::{Config, is_model_name},
     developer_keys::DeveloperKeys,
-    endpoint::{Call, Endpoint, Route, json},
+    endpoint::{Call, Effect, Endpoint, Route, json},
+    https::HttpsError,
     key_table::KeyReader,
     problem::Problem,
     provider::Provider,
@@ -40,8 +41,11 @@ pub const ROUTES: &[Route<Action>] = &[Route {
     path: "/api/generate",
     action: Action::Generate,
     class: Class::Generate,
-    in_person: true,
+    effect: Effect::ReadsThenActs,
 }];
+
+/// Its name on Lambda and in the audit trail.
+pub const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// All this function can reach.
 pub struct Deps {
@@ -59,9 +63,9 @@ pub enum SetupError {
     /// Callers could not be identified.
     #[error(transparent)]
     Auth(#[from] AuthSetupError),
-    /// TLS could not be set up.
-    #[error("no HTTP client: {0}")]
-    Http(#[from] reqwest::Error),
+    /// No client for the providers.
+    #[error(transparent)]
+    Https(#[from] HttpsError),
 }
 
 impl Deps {
@@ -70,15 +74,12 @@ impl Deps {
     /// # Errors
     /// [`SetupError`]
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
+        let table = || config.table_name.clone();
         Ok(Self {
-            endpoint: Endpoint::new(config, aws)?,
-            keys: KeyReader::new(aws.dynamodb.clone(), config.table_name.clone()),
+            endpoint: Endpoint::new(config, aws, NAME)?,
+            keys: KeyReader::new(aws.dynamodb.clone(), table()),
             opener: Opener::new(aws.kms.clone(), config, OPENS),
-            audit: AuditWriter::new(
-                aws.dynamodb.clone(),
-                config.table_name.clone(),
-                env!("CARGO_PKG_NAME"),
-            ),
+            audit: AuditWriter::new(aws.dynamodb.clone(), table(), NAME),
             developer: DeveloperKeys::new(config),
             gemini: Gemini::new(config)?,
         })
@@ -118,7 +119,7 @@ struct GenerateAnswer {
     credential: Credential,
 }
 
-/// `GetItem`, then `Decrypt` beside the audit record, then the provider.
+/// `GetItem` beside the count, then `Decrypt` beside the audit record, then the provider.
 async fn generate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let request: GenerateRequest = call.json(BODY_MAX_BYTES, SHAPE)?;
     let provider = request
@@ -133,12 +134,10 @@ async fn generate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
         &deps.audit,
         deps.developer.as_ref(),
     );
-    let opened = mine
-        .get(
-            provider,
-            &call.event(audit::Action::Open, Some(provider), None),
-        )
-        .await?;
+    let find = async { Ok(mine.find(provider).await?) };
+    let (found, ()) = tokio::try_join!(find, call.let_through())?;
+    let event = call.event(audit::Action::Open, Some(provider), None);
+    let opened = found.open(&event).await?;
     let Generated {
         content,
         model,

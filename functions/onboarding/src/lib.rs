@@ -9,7 +9,7 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    endpoint::{Call, Endpoint, Route, json},
+    endpoint::{Call, Effect, Endpoint, Route, json},
     key_table::KeyLister,
     onboarding::{
         DATA_MAX_BYTES, Ended, STEPS, Session, SessionError, Sessions, ShownStep, StepNumber,
@@ -70,7 +70,7 @@ const fn post(path: &'static str, action: Action) -> Route<Action> {
         path,
         action,
         class: Class::Save,
-        in_person: true,
+        effect: Effect::Acts,
     }
 }
 
@@ -80,7 +80,7 @@ const fn get(path: &'static str, action: Action) -> Route<Action> {
         path,
         action,
         class: Class::Read,
-        in_person: false,
+        effect: Effect::Looks,
     }
 }
 
@@ -99,7 +99,7 @@ impl Deps {
     /// When callers could not be identified.
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
         Ok(Self {
-            endpoint: Endpoint::new(config, aws)?,
+            endpoint: Endpoint::new(config, aws, env!("CARGO_PKG_NAME"))?,
             sessions: Sessions::new(aws.dynamodb.clone(), config.table_name.clone()),
             keys: KeyLister::new(aws.dynamodb.clone(), config.table_name.clone()),
             developer: DeveloperKeys::new(config),

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
+use lambda_runtime::Context;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,6 +21,7 @@ use user_api_keys::{
     problem::{Code, Problem},
     provider::Provider,
     sealing::Opener,
+    telemetry::{Line, hashed},
     user::User,
     user_api_keys::UserApiKeys,
 };
@@ -38,6 +41,7 @@ const HTTP_FIELDS: [&str; 6] = [
 
 /// All this function can reach.
 pub struct Deps {
+    deploy_env: String,
     auth: Auth,
     trusted: Option<TrustedCaller>,
     keys: KeyReader,
@@ -54,6 +58,7 @@ impl Deps {
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
         let table = || config.table_name.clone();
         Ok(Self {
+            deploy_env: config.deploy_env.clone(),
             auth: Auth::new(config.mode, config.clerk.as_ref())?,
             trusted: TrustedCaller::new(config),
             keys: KeyReader::new(aws.dynamodb.clone(), table()),
@@ -89,33 +94,37 @@ struct OpenedKey {
     kid: String,
 }
 
-/// Answers one invocation and writes its one log line.
+/// Answers one invocation and writes its one log line; `context` is there on Lambda.
 ///
 /// # Errors
 /// The failure, for the caller; nothing was opened, or nothing is handed out.
-pub async fn handle(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer, Problem> {
-    let answer = open(deps, request_id, event).await;
-    match &answer {
-        Ok(answer) => {
-            let (opened, missing) = (answer.keys.len(), answer.missing.len());
-            tracing::info!(
-                function = NAME,
-                code = "ok",
-                opened,
-                missing,
-                request_id,
-                "invocation"
-            );
-        }
-        Err(problem) => {
-            let (code, cause) = (problem.code().as_str(), problem.cause());
-            tracing::error!(function = NAME, code, cause, request_id, "invocation");
-        }
-    }
+pub async fn handle(
+    deps: &Deps,
+    context: Option<&Context>,
+    event: Value,
+) -> Result<OpenAnswer, Problem> {
+    let mut line = Line::start(NAME, context);
+    let request_id = line.request_id().to_owned();
+    let mut user = None;
+    let answer = line
+        .counting(open(deps, &request_id, event, &mut user))
+        .await;
+    line.user = user.map(|user: User| hashed(&deps.deploy_env, user.id()));
+    let problem = answer.as_ref().err();
+    line.end(
+        problem.map_or(200, |problem| problem.status().as_u16()),
+        problem,
+    );
     answer
 }
 
-async fn open(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer, Problem> {
+/// Leaves in `caller` whoever is known to have asked.
+async fn open(
+    deps: &Deps,
+    request_id: &str,
+    event: Value,
+    caller: &mut Option<User>,
+) -> Result<OpenAnswer, Problem> {
     if HTTP_FIELDS.iter().any(|name| event.get(name).is_some()) {
         let detail = "This function hands out keys and is never called over HTTP.";
         return Err(Problem::new(Code::Forbidden, detail));
@@ -133,7 +142,8 @@ async fn open(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer,
     providers.sort();
     providers.dedup();
     let now = OffsetDateTime::now_utc();
-    let user = person(deps, &request, now)?;
+    let user = person(deps, &request, now).await?;
+    let user = &*caller.insert(user);
     let event = audit::Event {
         action: audit::Action::Export,
         provider: None,
@@ -143,13 +153,14 @@ async fn open(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer,
         now,
     };
     let developer = deps.developer.as_ref();
-    let mine = UserApiKeys::of(&user, &deps.keys, &deps.opener, &deps.audit, developer);
+    let mine = UserApiKeys::of(user, &deps.keys, &deps.opener, &deps.audit, developer);
     let mut answer = OpenAnswer {
         keys: BTreeMap::new(),
         missing: Vec::new(),
     };
-    for provider in providers {
-        match mine.get(provider, &event).await {
+    let all = providers.iter().map(|&provider| mine.get(provider, &event));
+    for (provider, opened) in providers.iter().zip(join_all(all).await) {
+        match opened {
             Ok(opened) => {
                 let key = OpenedKey {
                     // EXPOSE: handing the key to the person's own back end is this function's work.
@@ -168,10 +179,10 @@ async fn open(deps: &Deps, request_id: &str, event: Value) -> Result<OpenAnswer,
 }
 
 /// The person the token names; a bare `user_id` only where the caller is trusted.
-fn person(deps: &Deps, request: &OpenRequest, now: OffsetDateTime) -> Result<User, Problem> {
+async fn person(deps: &Deps, request: &OpenRequest, now: OffsetDateTime) -> Result<User, Problem> {
     let user = match (&request.token, &request.user_id, &deps.trusted) {
         // EXPOSE: the token, to verify it.
-        (Some(token), None, _) => deps.auth.user_of_token(token.expose_secret(), now)?,
+        (Some(token), None, _) => deps.auth.user_of_token(token.expose_secret(), now).await?,
         (None, Some(user_id), Some(trusted)) => trusted.user(user_id)?,
         (None, Some(_), None) => {
             let detail = "A user_id alone is not accepted; send the person's session token.";

@@ -8,17 +8,15 @@ use user_api_keys::{aws::Aws, config::Config, telemetry};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
-    telemetry::init(config.log_level);
+    telemetry::init(&config);
     let deps = &Deps::new(&config, &Aws::from_env().await)?;
     let answer = async |event: LambdaEvent<Value>| {
         let failed = |problem: user_api_keys::problem::Problem| Diagnostic {
             error_type: problem.code().as_str().to_owned(),
             error_message: problem.detail().to_owned(),
         };
-        let request_id = &event.context.request_id;
-        handle(deps, request_id, event.payload)
-            .await
-            .map_err(failed)
+        let answer = handle(deps, Some(&event.context), event.payload).await;
+        answer.map_err(failed)
     };
     run(service_fn(answer)).await
 }

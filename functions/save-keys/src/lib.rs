@@ -13,13 +13,15 @@ use user_api_keys::{
     audit::{self, AuditWriter, Event, Outcome},
     auth::AuthSetupError,
     aws::Aws,
-    config::Config,
+    config::{CheckOnSave, Config},
     developer_keys::DeveloperKeys,
-    endpoint::{Call, Endpoint, Route, empty, json},
+    endpoint::{Call, Effect, Endpoint, Route, empty, json},
+    https::HttpsError,
     key_table::{Change, KeyWriter, NewKey, Status, TableError},
-    problem::Problem,
+    problem::{Code, Problem},
     provider::Provider,
-    rate_limit::Class,
+    provider_check::{Checker, Verdict},
+    rate_limit::{Class, LimitError},
     sealing::{Binding, Sealer},
     user::User,
     user_api_keys::KeyError,
@@ -76,13 +78,29 @@ const fn route(method: Method, path: &'static str, action: Action) -> Route<Acti
         path,
         action,
         class: Class::Save,
-        in_person: true,
+        effect: Effect::Acts,
     }
+}
+
+/// Its name on Lambda and in the audit trail.
+pub const NAME: &str = env!("CARGO_PKG_NAME");
+
+/// Why the function did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Callers could not be identified.
+    #[error(transparent)]
+    Auth(#[from] AuthSetupError),
+    /// No client for the providers.
+    #[error(transparent)]
+    Https(#[from] HttpsError),
 }
 
 /// All this function can reach.
 pub struct Deps {
     endpoint: Endpoint,
+    checker: Checker,
+    check_on_save: CheckOnSave,
     sealer: Sealer,
     keys: KeyWriter,
     audit: AuditWriter,
@@ -93,17 +111,16 @@ impl Deps {
     /// Exactly this function's capabilities.
     ///
     /// # Errors
-    /// When callers could not be identified.
-    pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
+    /// [`SetupError`]
+    pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
+        let table = || config.table_name.clone();
         Ok(Self {
-            endpoint: Endpoint::new(config, aws)?,
+            endpoint: Endpoint::new(config, aws, NAME)?,
+            checker: Checker::new(config)?,
+            check_on_save: config.check_on_save,
             sealer: Sealer::new(aws.kms.clone(), config),
-            keys: KeyWriter::new(aws.dynamodb.clone(), config.table_name.clone()),
-            audit: AuditWriter::new(
-                aws.dynamodb.clone(),
-                config.table_name.clone(),
-                env!("CARGO_PKG_NAME"),
-            ),
+            keys: KeyWriter::new(aws.dynamodb.clone(), table()),
+            audit: AuditWriter::new(aws.dynamodb.clone(), table(), NAME),
             developer: DeveloperKeys::new(config),
         })
     }
@@ -182,7 +199,8 @@ struct SavedKey<'a> {
     check: &'a str,
 }
 
-/// One `Encrypt`, the audit record, one `UpdateItem`; in Local mode then the `.env` files.
+/// `Encrypt` beside the provider's check, then the audit record, then one `UpdateItem`; in Local mode
+/// also the `.env` files.
 async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let request: SaveRequest = call.json(BODY_MAX_BYTES, SAVE_SHAPE)?;
     let provider: Provider = request.provider.parse()?;
@@ -193,6 +211,7 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
         return Err(Problem::invalid_request(format!("Send {SAVE_SHAPE}.")));
     }
     let replaces = call.if_match()?;
+    let how = check_on_save(deps, call)?;
     let kid = ulid::Ulid::new().to_string();
     let hint = key.hint();
     let binding = Binding {
@@ -200,16 +219,18 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
         provider,
         kid: &kid,
     };
+    let seal = async { Ok(deps.sealer.seal(&key, &binding).await?) };
+    let (sealed, checked) = tokio::try_join!(seal, check(deps, call, how, provider, &key, &kid))?;
     let new = NewKey {
         provider,
         kid: &kid,
-        sealed: deps.sealer.seal(&key, &binding).await?,
+        sealed,
         hint: &hint,
         description: description.as_deref(),
         expires_at: request
             .expires_in_days
             .map(|days| call.now + Duration::days(days.into())),
-        status: Status::Unverified,
+        status: checked.status(),
         replaces,
     };
     let _order = deps.in_order().await;
@@ -217,9 +238,10 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
     let work = deps.keys.save(&call.user, new, call.now);
     let version = deps.audited(&call.user, &event, work).await?;
     let written = deps.developer.as_ref().map(|dev| dev.save(provider, &key));
-    let (env_files, warnings) = written.map_or((None, Vec::new()), |written| {
+    let (env_files, mut warnings) = written.map_or((None, Vec::new()), |written| {
         (Some(written.files), written.warnings)
     });
+    warnings.extend(checked.warning(provider));
     json(&SaveAnswer {
         message: format!("{} API key saved", provider.facts().title),
         provider: provider.name(),
@@ -229,11 +251,101 @@ async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
             hint: &hint,
             kid: &kid,
             version,
-            check: "skipped",
+            check: checked.as_str(),
         },
         env_files,
         warnings,
     })
+}
+
+/// `?check=live|format`, else as configured.
+fn check_on_save(deps: &Deps, call: &Call<Action>) -> Result<CheckOnSave, Problem> {
+    let Some(asked) = call.query("check") else {
+        return Ok(deps.check_on_save);
+    };
+    CheckOnSave::parse(&asked).ok_or_else(|| Problem::invalid_request("check is live or format."))
+}
+
+/// What was heard of a key before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Checked {
+    Valid,
+    Unknown,
+    /// Nobody was asked.
+    Skipped,
+    /// Nobody was asked, since this person asked too often.
+    TooOften,
+}
+
+impl Checked {
+    const fn status(self) -> Status {
+        match self {
+            Self::Valid => Status::Active,
+            Self::Unknown | Self::Skipped | Self::TooOften => Status::Unverified,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Unknown => "unknown",
+            Self::Skipped | Self::TooOften => "skipped",
+        }
+    }
+
+    fn warning(self, provider: Provider) -> Option<String> {
+        let title = provider.facts().title;
+        match self {
+            Self::Valid | Self::Skipped => None,
+            Self::Unknown => Some(format!(
+                "{title} did not say whether this key works; it was saved unchecked"
+            )),
+            Self::TooOften => Some(format!(
+                "{title} was not asked whether this key works: too many checks in the last hour"
+            )),
+        }
+    }
+}
+
+/// Asks the provider whether the key works, if that is free, wanted and not too often; on the record
+/// before it is asked.
+///
+/// # Errors
+/// 422 when the provider refuses the key.
+async fn check(
+    deps: &Deps,
+    call: &Call<Action>,
+    how: CheckOnSave,
+    provider: Provider,
+    key: &ApiKey,
+    kid: &str,
+) -> Result<Checked, Problem> {
+    if how == CheckOnSave::Format || provider.facts().check.is_none() {
+        return Ok(Checked::Skipped);
+    }
+    match deps.endpoint.count(call, Class::Check).await {
+        Ok(()) => {}
+        Err(LimitError::Limited(_)) => return Ok(Checked::TooOften),
+        Err(error) => return Err(error.into()),
+    }
+    let event = call.event(audit::Action::Check, Some(provider), Some(kid));
+    deps.audit.write(&call.user, &event, Outcome::Ok).await?;
+    match deps.checker.check(provider, key).await {
+        Some(Verdict::Valid) => Ok(Checked::Valid),
+        Some(Verdict::Unknown) => Ok(Checked::Unknown),
+        None => Ok(Checked::Skipped),
+        Some(Verdict::Invalid) => {
+            deps.audit.note(&call.user, &event, Outcome::Refused).await;
+            Err(Problem::new(
+                Code::ProviderRejectedKey,
+                format!(
+                    "{} refuses this key, so it was not saved; copy it again from {}.",
+                    provider.facts().title,
+                    provider.facts().get_key_at
+                ),
+            ))
+        }
+    }
 }
 
 /// A field that may be there, null or absent.

@@ -21,31 +21,77 @@ const LIFETIME_MAX_S: f64 = 24.0 * 3_600.0;
 /// Clerk's category of session tokens; templates and machine tokens have others.
 const SESSION_CATEGORY: &str = "cl_B7d4PD111AAA";
 
-/// A JSON object in which no name stands twice: which of the two counts is a matter of the parser,
-/// so a token that passes one and means another elsewhere passes nowhere.
+/// A JSON object in which no name stands twice, at any depth: which of the two counts is a matter of
+/// the parser, so a token that passes one and means another elsewhere passes nowhere.
 pub(super) struct Object(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Object {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> de::Visitor<'de> for Names {
-            type Value = Object;
+        match Unique::deserialize(deserializer)?.0 {
+            Value::Object(map) => Ok(Self(map)),
+            _ => Err(de::Error::custom("not an object")),
+        }
+    }
+}
 
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object without duplicate names")
-            }
+/// Any JSON value without duplicate names.
+struct Unique(Value);
 
-            fn visit_map<A: de::MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
-                let mut map = Map::new();
-                while let Some((name, value)) = access.next_entry()? {
-                    if map.insert(name, value).is_some() {
-                        return Err(de::Error::custom("duplicate name"));
-                    }
-                }
-                Ok(Object(map))
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor).map(Self)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> de::Visitor<'de> for UniqueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON without duplicate names")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Unique(value)) = access.next_element()? {
+            all.push(value);
+        }
+        Ok(all.into())
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some((name, Unique(value))) = access.next_entry()? {
+            if map.insert(name, value).is_some() {
+                return Err(de::Error::custom("duplicate name"));
             }
         }
-        deserializer.deserialize_map(Names)
+        Ok(map.into())
     }
 }
 
@@ -74,8 +120,8 @@ pub(super) fn has_form(token: &str) -> bool {
         && parts.all(|part| !part.is_empty())
 }
 
-/// What the header may say; `jku`, `x5u`, `jwk` and `x5c` are never looked at.
-pub(super) fn check_header(token: &str) -> Result<(), &'static str> {
+/// What the header may say; `jku`, `x5u`, `jwk` and `x5c` are never looked at. Returns the `kid`.
+pub(super) fn check_header(token: &str) -> Result<Option<String>, &'static str> {
     let encoded = token.split('.').next().unwrap_or_default();
     let bytes = URL_SAFE_NO_PAD
         .decode(encoded)
@@ -86,7 +132,7 @@ pub(super) fn check_header(token: &str) -> Result<(), &'static str> {
         () if !header.absent_or("typ", "JWT") => Err("type"),
         () if header.0.contains_key("crit") => Err("critical extension"),
         () if !header.absent_or("cat", SESSION_CATEGORY) => Err("not a session token"),
-        () => Ok(()),
+        () => Ok(header.text("kid").map(str::to_owned)),
     }
 }
 

@@ -9,7 +9,7 @@ use lambda_http::http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use time::OffsetDateTime;
 use user_api_keys::{
     auth::{Auth, AuthSetupError, Unauthorized},
-    config::Clerk,
+    config::{Clerk, ClerkKeys},
     mode::Mode,
     user::User,
 };
@@ -18,19 +18,19 @@ use crate::corpus::{ISSUER, PARTY, PUBLIC, corpus};
 
 fn clerk(jwt_key: &str) -> Clerk {
     Clerk {
-        jwt_key: jwt_key.to_owned(),
+        keys: ClerkKeys::Pem(jwt_key.to_owned()),
         issuer: ISSUER.to_owned(),
         authorized_parties: vec!["https://other.test".to_owned(), PARTY.to_owned()],
         audience: None,
     }
 }
 
-fn ask(auth: &Auth, values: &[&str]) -> Result<User, Unauthorized> {
+async fn ask(auth: &Auth, values: &[&str]) -> Result<User, Unauthorized> {
     let mut headers = HeaderMap::new();
     for value in values {
         headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
     }
-    auth.user(&headers, OffsetDateTime::now_utc())
+    auth.user(&headers, OffsetDateTime::now_utc()).await
 }
 
 fn good() -> String {
@@ -39,14 +39,14 @@ fn good() -> String {
     good.unwrap().authorization
 }
 
-#[test]
-fn every_token_of_the_corpus_is_decided_right() {
+#[tokio::test]
+async fn every_token_of_the_corpus_is_decided_right() {
     let auth = Auth::new(Mode::Production, Some(&clerk(PUBLIC))).unwrap();
     let cases = corpus(get_current_timestamp());
     assert!(cases.len() >= 90, "{} cases", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        let decided = ask(&auth, &[&case.authorization]);
+        let decided = ask(&auth, &[&case.authorization]).await;
         if decided.is_ok() != case.admitted {
             wrong.push(format!("{}: {:?}", case.name, decided.err()));
         }
@@ -54,26 +54,26 @@ fn every_token_of_the_corpus_is_decided_right() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-#[test]
-fn two_headers_and_none_are_no_token() {
+#[tokio::test]
+async fn two_headers_and_none_are_no_token() {
     let auth = Auth::new(Mode::Production, Some(&clerk(PUBLIC))).unwrap();
     assert_eq!(
-        ask(&auth, &[&good(), &good()]).err(),
+        ask(&auth, &[&good(), &good()]).await.err(),
         Some(Unauthorized::NoToken)
     );
-    assert_eq!(ask(&auth, &[]).err(), Some(Unauthorized::NoToken));
+    assert_eq!(ask(&auth, &[]).await.err(), Some(Unauthorized::NoToken));
 }
 
-#[test]
-fn any_of_several_keys_may_have_signed_and_literal_line_breaks_were_read_by_config() {
+#[tokio::test]
+async fn any_of_several_keys_may_have_signed_and_literal_line_breaks_were_read_by_config() {
     let other = include_str!("../keys/other.pub.pem");
     for keys in [format!("{other}{PUBLIC}"), format!("{PUBLIC}\n{other}")] {
         let auth = Auth::new(Mode::Production, Some(&clerk(&keys))).unwrap();
-        assert!(ask(&auth, &[&good()]).is_ok());
+        assert!(ask(&auth, &[&good()]).await.is_ok());
     }
     let auth = Auth::new(Mode::Production, Some(&clerk(other))).unwrap();
     assert_eq!(
-        ask(&auth, &[&good()]).err(),
+        ask(&auth, &[&good()]).await.err(),
         Some(Unauthorized::Token("signature"))
     );
 }
@@ -97,16 +97,20 @@ fn a_short_private_or_unreadable_key_refuses_to_start() {
     }
 }
 
-#[test]
-fn an_audience_must_match_where_one_is_set() {
+#[tokio::test]
+async fn an_audience_must_match_where_one_is_set() {
     let mut clerk = clerk(PUBLIC);
     clerk.audience = Some("anybody".to_owned());
     let auth = Auth::new(Mode::Production, Some(&clerk)).unwrap();
     let cases = corpus(get_current_timestamp());
     let with_audience = cases.iter().find(|case| case.name.starts_with("claim aud"));
-    assert!(ask(&auth, &[&with_audience.unwrap().authorization]).is_ok());
+    assert!(
+        ask(&auth, &[&with_audience.unwrap().authorization])
+            .await
+            .is_ok()
+    );
     assert_eq!(
-        ask(&auth, &[&good()]).err(),
+        ask(&auth, &[&good()]).await.err(),
         Some(Unauthorized::Token("audience"))
     );
 }

@@ -1,0 +1,112 @@
+//! Calls out of the house: to providers and to Clerk.
+//!
+//! Redirects and proxies are off, so that a key goes where the code says and nowhere else; answers
+//! are read up to a limit. Must not know whom it calls.
+
+use std::time::Duration;
+
+use lambda_http::http::{HeaderValue, StatusCode};
+use reqwest::{Client, RequestBuilder, redirect::Policy};
+
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// One client; it keeps its connections for the life of the process.
+#[derive(Debug, Clone)]
+pub struct Https(Client);
+
+/// A status and the whole body.
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The body; other people's text, which may repeat a key.
+    pub body: Vec<u8>,
+}
+
+/// Why there is no answer. Never the address: it is the kind that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HttpsError {
+    /// No TLS on this machine.
+    #[error("TLS cannot be set up")]
+    Setup,
+    /// Too slow.
+    #[error("timed out")]
+    TimedOut,
+    /// Nobody there, or not the one whom the certificate names.
+    #[error("cannot connect")]
+    Connect,
+    /// Cut off on the way.
+    #[error("connection failed")]
+    Failed,
+    /// More than was allowed.
+    #[error("answer too large")]
+    TooLarge,
+    /// The key holds what no header can.
+    #[error("a key that is no header")]
+    Header,
+}
+
+impl From<reqwest::Error> for HttpsError {
+    /// reqwest's own text holds the URL, so only its kind is kept.
+    fn from(error: reqwest::Error) -> Self {
+        match error {
+            error if error.is_builder() => Self::Setup,
+            error if error.is_timeout() => Self::TimedOut,
+            error if error.is_connect() => Self::Connect,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl Https {
+    /// A client that gives up when an answer is not whole after `answer`.
+    ///
+    /// # Errors
+    /// [`HttpsError::Setup`]
+    pub fn new(answer: Duration) -> Result<Self, HttpsError> {
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .timeout(answer);
+        Ok(Self(client.build()?))
+    }
+
+    /// `GET`.
+    #[must_use]
+    pub fn get(&self, url: &str) -> RequestBuilder {
+        self.0.get(url)
+    }
+
+    /// `POST`.
+    #[must_use]
+    pub fn post(&self, url: &str) -> RequestBuilder {
+        self.0.post(url)
+    }
+}
+
+/// Sends it and reads the answer, at most `max_bytes` of it.
+///
+/// # Errors
+/// [`HttpsError`]; any status is an answer.
+pub async fn answer(request: RequestBuilder, max_bytes: usize) -> Result<Answer, HttpsError> {
+    let mut response = request.send().await?;
+    let status = response.status();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > max_bytes {
+            return Err(HttpsError::TooLarge);
+        }
+    }
+    Ok(Answer { status, body })
+}
+
+/// A header that no `Debug` shows.
+///
+/// # Errors
+/// [`HttpsError::Header`]
+pub fn secret_header(value: &str) -> Result<HeaderValue, HttpsError> {
+    let mut header = HeaderValue::from_str(value).map_err(|_| HttpsError::Header)?;
+    header.set_sensitive(true);
+    Ok(header)
+}
