@@ -31,10 +31,14 @@ const OPEN_KEYS: &str = "/2015-03-31/functions/open-keys/invocations";
 
 /// Which function answers.
 #[derive(Debug, Clone, Copy)]
-enum Function {
+pub enum Function {
+    /// save-keys.
     Save,
+    /// fetch-keys.
     Fetch,
+    /// generate-content.
     Generate,
+    /// onboarding.
     Onboarding,
 }
 
@@ -65,7 +69,17 @@ pub enum AppError {
     Generate(#[from] generate_content::SetupError),
 }
 
-fn routes<A>(of: &[Route<A>], function: Function) -> impl Iterator<Item = Route<Function>> {
+/// Every HTTP route, with the function it belongs to.
+#[must_use]
+pub fn routes() -> Vec<Route<Function>> {
+    routes_of(save_keys::ROUTES, Function::Save)
+        .chain(routes_of(fetch_keys::ROUTES, Function::Fetch))
+        .chain(routes_of(generate_content::ROUTES, Function::Generate))
+        .chain(routes_of(onboarding::ROUTES, Function::Onboarding))
+        .collect()
+}
+
+fn routes_of<A>(of: &[Route<A>], function: Function) -> impl Iterator<Item = Route<Function>> {
     of.iter().map(move |route| Route {
         method: route.method.clone(),
         path: route.path,
@@ -82,11 +96,7 @@ impl App {
     /// [`AppError`]
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, AppError> {
         Ok(Self {
-            routes: routes(save_keys::ROUTES, Function::Save)
-                .chain(routes(fetch_keys::ROUTES, Function::Fetch))
-                .chain(routes(generate_content::ROUTES, Function::Generate))
-                .chain(routes(onboarding::ROUTES, Function::Onboarding))
-                .collect(),
+            routes: routes(),
             endpoint: Endpoint::new(config, aws, "local")?,
             origins: Origins::new(config),
             page: Page::new(config, DeveloperKeys::new(config), aws),

@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod demo;
+pub mod openapi;
 pub mod page;
 pub mod serve;
 pub mod stand_in;

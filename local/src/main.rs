@@ -3,11 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use local::{
-    demo, serve,
-    serve::{ServeArgs, ServeError},
-    token,
-};
+use local::{demo, openapi, serve, serve::ServeArgs, token};
 
 /// Keeps each person's own AI provider keys encrypted, and uses them on that person's behalf.
 #[derive(Debug, Parser)]
@@ -25,11 +21,16 @@ enum Command {
     Serve(ServeArgs),
     /// Walk through both modes and check every step, in memory and on free ports.
     Demo,
-    /// Print a one-minute session token of the test Clerk instance.
+    /// Print the OpenAPI description, as it stands in openapi.json.
+    Openapi,
+    /// Print a session token of the test Clerk instance.
     Token {
         /// Whose: user_ and at least eight letters or digits.
         #[arg(long)]
         user: String,
+        /// Seconds it lives, a day at most; Clerk's own live one minute.
+        #[arg(long, default_value_t = token::LIFETIME_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        lifetime_s: u64,
     },
 }
 
@@ -39,7 +40,11 @@ async fn main() -> ExitCode {
     let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::serve(&args).await.map_err(|error| error.to_string()),
         Command::Demo => demo::run().await.map_err(|error| error.to_string()),
-        Command::Token { user } => print_token(&user).map_err(|error| error.to_string()),
+        Command::Openapi => print(&openapi::description().map_err(|error| error.to_string())),
+        Command::Token { user, lifetime_s } => {
+            let token = token::sign_for(&user, lifetime_s).map_err(|error| error.to_string());
+            print(&token.map(|token| token + "\n"))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,8 +56,9 @@ async fn main() -> ExitCode {
     }
 }
 
-fn print_token(user: &str) -> Result<(), ServeError> {
-    let token = token::sign(user).map_err(std::io::Error::other)?;
-    writeln!(std::io::stdout(), "{token}")?;
-    Ok(())
+fn print(text: &Result<String, String>) -> Result<(), String> {
+    let text = text.as_ref().map_err(Clone::clone)?;
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .map_err(|error| error.to_string())
 }

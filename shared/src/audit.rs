@@ -7,6 +7,7 @@ use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 use ulid::Ulid;
+use utoipa::ToSchema;
 
 use crate::{
     key_table::{TableError, failure, partition, text},
@@ -156,19 +157,24 @@ impl AuditWriter {
 }
 
 /// A record as its owner reads it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = AuditRecord)]
 pub struct Record {
     #[serde(skip_serializing)]
+    #[schema(ignore)]
     sk: String,
     #[serde(skip_serializing)]
+    #[schema(ignore)]
     ttl: i64,
     /// When, RFC 3339 in UTC.
     pub at: String,
-    /// What.
+    /// `save`, `change`, `delete`, `open`, `export` or `check`.
     pub action: String,
-    /// With whose key; `None` for all of them.
+    /// With whose key; null for all of them.
+    #[schema(required)]
     pub provider: Option<String>,
     /// Which key.
+    #[schema(required)]
     pub kid: Option<String>,
     /// What for, where a back end said so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,9 +188,14 @@ pub struct Record {
 }
 
 /// A page of records, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditPage, example = json!({"records": [{"at": "2026-11-24T06:00:00Z", "action": "open",
+    "provider": "gemini", "kid": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "function": "generate-content",
+    "request_id": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef", "outcome": "ok"}], "next_cursor": null}))]
 pub struct Page {
     records: Vec<Record>,
+    /// What `cursor` takes for the next page; null on the last.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

@@ -237,10 +237,7 @@ impl Endpoint {
         tracing::warn!(%actor, route = route.path, "impersonation");
         match route.effect {
             Effect::Looks => Ok(user),
-            Effect::Acts | Effect::ReadsThenActs => Err(Problem::new(
-                Code::Forbidden,
-                "You are signed in on somebody's behalf and may only look; sign in as yourself.",
-            )),
+            Effect::Acts | Effect::ReadsThenActs => Err(Problem::advising(Code::Forbidden)),
         }
     }
 }
@@ -268,7 +265,7 @@ impl<A> Call<A> {
         let mut counted = self.counted.clone();
         match counted.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(true)) => Ok(()),
-            _ => Err(Problem::new(Code::RateLimited, "Wait, then try again.")),
+            _ => Err(Problem::advising(Code::RateLimited)),
         }
     }
 
@@ -341,9 +338,11 @@ impl<A> Call<A> {
         if !media_type.trim().eq_ignore_ascii_case("application/json") {
             return Err(Problem::not_json());
         }
-        // serde's error repeats values, so it is dropped unread.
-        serde_json::from_slice(bytes)
-            .map_err(|_| Problem::invalid_request(format!("Send one JSON object: {shape}.")))
+        // serde would read an array as an object whose fields stand in order.
+        let object = bytes.trim_ascii_start().starts_with(b"{");
+        // Its error repeats values, so it is dropped unread.
+        let read = object.then(|| serde_json::from_slice(bytes).ok()).flatten();
+        read.ok_or_else(|| Problem::invalid_request(format!("Send one JSON object: {shape}.")))
     }
 }
 
@@ -395,7 +394,8 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// The route for `method` and `path`, and what stands in its `{name}`.
+/// The route for `method` and `path`, and what stands in its `{name}`. A path that is some route's
+/// own, letter for letter, is no `{name}` of another.
 ///
 /// # Errors
 /// 404, or 405 with the methods this path has.
@@ -404,11 +404,15 @@ pub fn find<'r, 'p, A>(
     method: &Method,
     path: &'p str,
 ) -> Result<(&'r Route<A>, &'p str), Problem> {
+    let literal = routes.iter().any(|route| route.path == path);
     let mut allowed = Vec::new();
     for route in routes {
         let Some(segment) = matched(route.path, path) else {
             continue;
         };
+        if literal && route.path != path {
+            continue;
+        }
         if route.method == *method {
             return Ok((route, segment));
         }

@@ -72,13 +72,11 @@ impl Https {
     }
 
     /// `GET`.
-    #[must_use]
     pub fn get(&self, url: &str) -> RequestBuilder {
         self.0.get(url)
     }
 
     /// `POST`.
-    #[must_use]
     pub fn post(&self, url: &str) -> RequestBuilder {
         self.0.post(url)
     }

@@ -17,6 +17,7 @@ use aws_sdk_dynamodb::{
 };
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use utoipa::ToSchema;
 
 use crate::{
     config::KeyArn,
@@ -136,22 +137,44 @@ impl Record {
     }
 }
 
-/// A record as an answer shows it.
-#[derive(Debug, Serialize)]
+/// A key's record; never the key. Times are RFC 3339 in UTC.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = KeyRecord, example = json!({"provider": "gemini", "hint": "abcd",
+    "kid": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "version": 1, "status": "active", "enabled": true,
+    "expires_at": null, "description": "mine", "created_at": "2026-11-24T06:00:00Z",
+    "updated_at": "2026-11-24T06:00:00Z", "checked_at": "2026-11-24T06:00:00Z",
+    "last_used_at": null}))]
 pub struct ShownRecord {
     /// Provider's name.
+    #[schema(value_type = Provider)]
     pub provider: &'static str,
     /// Last four characters, or empty.
+    #[schema(max_length = 4)]
     pub hint: String,
+    /// The key's own id, new with every save.
     kid: String,
+    /// Number of saves, for `If-Match`.
     version: u64,
+    /// `active`, `unverified` or `invalid`.
+    #[schema(pattern = "^(active|unverified|invalid)$")]
     status: &'static str,
+    /// `false` while paused.
     enabled: bool,
+    /// The key is not opened from then on.
+    #[schema(required)]
     expires_at: Option<String>,
+    /// The person's own words.
+    #[schema(required)]
     description: Option<String>,
+    /// First save.
     created_at: String,
+    /// Last change by the person.
     updated_at: String,
+    /// Last answer of the provider.
+    #[schema(required)]
     checked_at: Option<String>,
+    /// Last use, to the day.
+    #[schema(required)]
     last_used_at: Option<String>,
 }
 

@@ -18,6 +18,7 @@ pub mod https;
 pub mod key_table;
 pub mod mode;
 pub mod onboarding;
+pub mod openapi;
 pub mod origin;
 pub mod problem;
 pub mod provider;

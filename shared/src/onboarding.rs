@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use ulid::Ulid;
+use utoipa::ToSchema;
 
 use crate::{
     key_table::{TableError, failure, partition, text},
@@ -72,10 +73,29 @@ pub enum Ended {
 struct Step {
     status: Ended,
     completed_at: String,
-    #[serde(default)]
+    #[serde(default, with = "json_text")]
     data: Value,
     #[serde(default)]
     validation_errors: Vec<String>,
+}
+
+/// `data` as stored: JSON in one text. As DynamoDB's own types it would lose digits, and numbers
+/// beyond 1e126 or more than 32 levels could not be written at all.
+mod json_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(data: &Value, serializer: S) -> Result<S::Ok, S::Error> {
+        data.to_string().serialize(serializer)
+    }
+
+    /// Also what stood here before it was a text.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Value, D::Error> {
+        match Value::deserialize(d)? {
+            Value::String(text) => serde_json::from_str(&text).map_err(de::Error::custom),
+            data => Ok(data),
+        }
+    }
 }
 
 /// One person's session. Times are RFC 3339 in UTC.
@@ -97,13 +117,20 @@ pub struct Session {
 }
 
 /// A step as an answer shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OnboardingStep, example = json!({"step_number": 1, "title": "API Keys",
+    "description": "Save your own AI provider keys", "status": "in_progress", "completed_at": null,
+    "data": null, "validation_errors": []}))]
 pub struct ShownStep {
+    /// 1 to 6.
+    #[schema(minimum = 1, maximum = 6)]
     step_number: u8,
     title: &'static str,
     description: &'static str,
     /// `pending`, `in_progress`, `completed` or `skipped`.
+    #[schema(pattern = "^(pending|in_progress|completed|skipped)$")]
     pub status: &'static str,
+    #[schema(required)]
     completed_at: Option<String>,
     /// What the front end kept there, without any keys.
     pub data: Value,
@@ -231,8 +258,11 @@ impl Session {
     /// # Errors
     /// [`TooMuchData`]
     fn check_size(&self) -> Result<(), TooMuchData> {
-        let bytes = serde_json::to_string(&self.steps).map_or(usize::MAX, |text| text.len());
-        match bytes <= DATA_MAX_BYTES {
+        let of = |step: &Step| {
+            let errors = step.validation_errors.iter().map(String::len);
+            step.data.to_string().len() + errors.sum::<usize>()
+        };
+        match self.steps.values().map(of).sum::<usize>() <= DATA_MAX_BYTES {
             true => Ok(()),
             false => Err(TooMuchData),
         }
@@ -368,6 +398,25 @@ mod tests {
             "deep": [{"api_keys": ["AQ.x"], "apiKeys": "AQ.x", "kept": 1}]});
         drop_keys(&mut data);
         assert_eq!(data, json!({"site": "a.test", "deep": [{"kept": 1}]}));
+    }
+
+    #[test]
+    fn data_comes_back_as_it_was_sent_whatever_dynamodb_can_hold() {
+        let mut deep = json!(1);
+        for _ in 0..100 {
+            deep = json!([deep]);
+        }
+        let data = json!({"big": 3.18e134, "digits": 0.12345678901234567, "one": 1.0, "": "", "deep": deep});
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let mut session = Session::default();
+        let step = StepNumber(2);
+        session
+            .end(step, Ended::Completed, data.clone(), Vec::new(), now)
+            .unwrap();
+        let item: std::collections::HashMap<String, AttributeValue> =
+            serde_dynamo::to_item(&session).unwrap();
+        let read: Session = serde_dynamo::from_item(item).unwrap();
+        assert_eq!(read.shown(step).data, data);
     }
 
     #[test]

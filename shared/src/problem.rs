@@ -14,6 +14,10 @@ use lambda_http::{
     },
 };
 use serde::Serialize;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, Type},
+};
 
 use crate::{
     api_key::InvalidApiKey, auth::Unauthorized, key_table::TableError, provider::UnknownProvider,
@@ -24,7 +28,7 @@ use crate::{
 const RETRY_AFTER_S: u64 = 2;
 
 macro_rules! codes {
-    ($($variant:ident $name:literal $status:ident $title:literal)*) => {
+    ($($variant:ident $name:literal $status:ident $title:literal $advice:literal)*) => {
         /// Stable, machine-readable name of a failure.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Code {
@@ -41,12 +45,22 @@ macro_rules! codes {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            const fn status(self) -> StatusCode {
+            /// The status it goes with; 400 `invalid_request` is also 413 and 415.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status,)* }
             }
 
-            const fn title(self) -> &'static str {
+            /// What happened, in few words.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title,)* }
+            }
+
+            /// What to do, where nothing more is known.
+            #[must_use]
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice,)* }
             }
         }
     };
@@ -54,23 +68,41 @@ macro_rules! codes {
 
 codes! {
     Unauthorized "unauthorized" UNAUTHORIZED "Not signed in"
+        "Sign in again and repeat the request."
     Forbidden "forbidden" FORBIDDEN "Not from here"
+        "You are signed in on somebody's behalf and may only look; sign in as yourself."
     InvalidRequest "invalid_request" BAD_REQUEST "The request is not valid"
+        "Send what this address takes."
     UnknownProvider "unknown_provider" BAD_REQUEST "Unknown provider"
+        "Use one of the known providers."
     InvalidApiKey "invalid_api_key" BAD_REQUEST "This cannot be a key"
+        "Paste the key as the provider gave it to you."
     ProviderRejectedKey "provider_rejected_key" UNPROCESSABLE_ENTITY "The provider refuses the key"
+        "Copy the key again from the provider."
     NoApiKey "no_api_key" CONFLICT "No key saved"
+        "Add your own key under API keys."
     ApiKeyExpired "api_key_expired" CONFLICT "The key has expired"
+        "Save a new key under API keys."
     ApiKeyPaused "api_key_paused" CONFLICT "The key is paused"
+        "Switch the key on under API keys."
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many calls"
+        "Wait, then try again."
     ProviderRateLimited "provider_rate_limited" TOO_MANY_REQUESTS "The provider's quota is used up"
+        "Wait, or raise your quota with the provider."
     ContentBlocked "content_blocked" UNPROCESSABLE_ENTITY "The provider refused the content"
+        "Word the prompt differently."
     ProviderUnavailable "provider_unavailable" BAD_GATEWAY "The provider does not answer"
+        "Try again in a moment."
     TemporarilyUnavailable "temporarily_unavailable" SERVICE_UNAVAILABLE "Try again shortly"
+        "The key store is busy; nothing was changed. Try again in a moment."
     NotFound "not_found" NOT_FOUND "No such address"
+        "There is nothing at this address; check the path."
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "Not this method"
+        "This address answers to other methods."
     VersionConflict "version_conflict" PRECONDITION_FAILED "Changed meanwhile"
+        "The key was changed meanwhile; read the list again and repeat."
     Internal "internal" INTERNAL_SERVER_ERROR "A defect of ours"
+        "Something broke on our side; try again, and report the request_id if it stays."
 }
 
 /// One failed request.
@@ -85,16 +117,36 @@ pub struct Problem {
     event: Option<&'static str>,
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
+/// A failure, `application/problem+json` (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Shown<'a> {
+    /// `urn:user-api-keys:problem:<code>`.
     r#type: String,
+    /// What happened, in few words.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// What to do.
+    #[schema(min_length = 1)]
     detail: &'a str,
+    /// Stable, machine-readable.
+    #[schema(schema_with = code_schema)]
     code: &'static str,
+    /// Names this request in our log.
     request_id: &'a str,
+    /// Seconds after which another try makes sense; on 429 and 503.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     retry_after: Option<u64>,
+}
+
+fn code_schema() -> Object {
+    let names = Code::ALL.iter().map(|code| code.as_str());
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .build()
 }
 
 impl Problem {
@@ -109,6 +161,16 @@ impl Problem {
             allow: None,
             cause: None,
             event: None,
+        }
+    }
+
+    /// As [`Self::new`], with what the code itself advises.
+    #[must_use]
+    pub fn advising(code: Code) -> Self {
+        let problem = Self::new(code, code.advice());
+        match code {
+            Code::TemporarilyUnavailable => problem.retry_after(RETRY_AFTER_S),
+            _ => problem,
         }
     }
 
@@ -135,10 +197,7 @@ impl Problem {
     /// 404 `not_found`.
     #[must_use]
     pub fn not_found() -> Self {
-        Self::new(
-            Code::NotFound,
-            "There is nothing at this address; check the path.",
-        )
+        Self::advising(Code::NotFound)
     }
 
     /// 405 `method_not_allowed`; `allow` lists what is, comma-separated.
@@ -153,22 +212,13 @@ impl Problem {
     /// 500 `internal`: one body for all of them, so that it tells an attacker nothing.
     #[must_use]
     pub fn internal(cause: impl std::fmt::Display) -> Self {
-        Self::new(
-            Code::Internal,
-            "Something broke on our side; try again, and report the request_id if it stays.",
-        )
-        .because(cause)
+        Self::advising(Code::Internal).because(cause)
     }
 
     /// 503 `temporarily_unavailable`.
     #[must_use]
     pub fn temporarily_unavailable(cause: impl std::fmt::Display) -> Self {
-        Self::new(
-            Code::TemporarilyUnavailable,
-            "The key store is busy; nothing was changed. Try again in a moment.",
-        )
-        .retry_after(RETRY_AFTER_S)
-        .because(cause)
+        Self::advising(Code::TemporarilyUnavailable).because(cause)
     }
 
     /// Adds the cause for the log; it never leaves in an answer.
@@ -227,10 +277,8 @@ impl Problem {
         self.event
     }
 
-    /// The answer.
-    #[must_use]
-    pub fn response(&self, request_id: &str) -> Response<Body> {
-        let shown = Shown {
+    pub(crate) fn shown<'a>(&'a self, request_id: &'a str) -> Shown<'a> {
+        Shown {
             r#type: format!("urn:user-api-keys:problem:{}", self.code.as_str()),
             title: self.code.title(),
             status: self.status.as_u16(),
@@ -238,7 +286,13 @@ impl Problem {
             code: self.code.as_str(),
             request_id,
             retry_after: self.retry_after_s,
-        };
+        }
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn response(&self, request_id: &str) -> Response<Body> {
+        let shown = self.shown(request_id);
         // Strings and numbers always serialise; an empty body would still carry the status.
         let mut response = Response::new(Body::from(
             serde_json::to_string(&shown).unwrap_or_default(),
@@ -263,11 +317,9 @@ impl From<Unauthorized> for Problem {
     fn from(reason: Unauthorized) -> Self {
         match reason {
             Unauthorized::KeysUnavailable => Self::temporarily_unavailable(reason),
-            Unauthorized::NoToken | Unauthorized::Token(_) => {
-                Self::new(Code::Unauthorized, "Sign in again and repeat the request.")
-                    .because(reason)
-                    .named(reason.reason())
-            }
+            Unauthorized::NoToken | Unauthorized::Token(_) => Self::advising(Code::Unauthorized)
+                .because(reason)
+                .named(reason.reason()),
         }
     }
 }
@@ -288,10 +340,7 @@ impl From<TableError> for Problem {
     fn from(error: TableError) -> Self {
         match error {
             TableError::Unavailable(_) => Self::temporarily_unavailable(error),
-            TableError::Condition => Self::new(
-                Code::VersionConflict,
-                "The key was changed meanwhile; read the list again and repeat.",
-            ),
+            TableError::Condition => Self::advising(Code::VersionConflict),
             TableError::Corrupt(_) => Self::internal(error).named("corrupt_row"),
             TableError::Time(_) => Self::internal(error),
         }

@@ -2,6 +2,11 @@
 //!
 //! A new provider is one more entry in the table below and nothing else.
 
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
 macro_rules! providers {
     ($($variant:ident { name: $name:literal, title: $title:literal, env: $env:literal,
         base_url_env: $base_url_env:literal, base_url: $base_url:literal, check: $check:expr,
@@ -172,6 +177,18 @@ impl Provider {
         self.facts().frontend_env.is_some()
     }
 }
+
+impl PartialSchema for Provider {
+    fn schema() -> RefOr<Schema> {
+        let names = Self::ALL.iter().map(|p| p.name());
+        let names = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(names));
+        names.build().into()
+    }
+}
+
+impl ToSchema for Provider {}
 
 impl std::str::FromStr for Provider {
     type Err = UnknownProvider;

@@ -3,6 +3,7 @@
 //! Made for one [`User`]; nothing else in the code base turns a ciphertext into a key.
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::{
     api_key::ApiKey,
@@ -33,7 +34,7 @@ pub struct Opened {
 }
 
 /// Names a key without being it: this is what paid.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Credential {
     /// Whose key it is.
     #[serde(serialize_with = "name")]

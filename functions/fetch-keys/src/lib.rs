@@ -19,6 +19,7 @@ use user_api_keys::{
     sealing::Opener,
     user_api_keys::UserApiKeys,
 };
+use utoipa::{OpenApi, ToSchema};
 
 /// The only keys this function may open in Production.
 const OPENS: &[Provider] = &[Provider::CopilotKit];
@@ -85,6 +86,11 @@ const fn looks(method: Method, path: &'static str, action: Action) -> Route<Acti
 /// Its name on Lambda and in the audit trail.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
 
+/// Its part of the OpenAPI description.
+#[derive(Debug, OpenApi)]
+#[openapi(paths(list, onboarding, validate, trail, setup))]
+pub struct Api;
+
 /// All this function can reach.
 pub struct Deps {
     endpoint: Endpoint,
@@ -135,10 +141,16 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     deps.endpoint.answer(ROUTES, request, act).await
 }
 
-#[derive(Serialize)]
+/// A person's keys.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"api_keys": {"gemini": "************abcd", "exa": null},
+    "total_providers": 11, "configured_providers": ["gemini"], "keys": []}))]
 struct KeysAnswer {
+    /// By provider: masked, at one length, or null; in clear where the address says so.
+    #[schema(value_type = BTreeMap<String, Option<String>>)]
     api_keys: BTreeMap<&'static str, Option<String>>,
     total_providers: usize,
+    #[schema(value_type = Vec<Provider>)]
     configured_providers: Vec<&'static str>,
     keys: Vec<ShownRecord>,
 }
@@ -152,6 +164,12 @@ fn hint(deps: &Deps, keys: &[Record], provider: Provider) -> Option<String> {
         .or_else(|| of_table().map(|key| key.hint.clone()))
 }
 
+/// List the keys, masked.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/api-keys",
+    responses((status = 200, description = "every provider, masked or null", body = KeysAnswer))
+)]
 async fn list(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let keys = deps.lister.list(&call.user).await?;
     let masked = |provider: &Provider| {
@@ -162,7 +180,14 @@ async fn list(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
     answer(api_keys, keys)
 }
 
+/// Read the browser-safe keys in clear; in Local mode all of them.
+///
 /// One `Query`, and for each key shown in clear one `GetItem` and one `Decrypt`.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/api-keys/onboarding",
+    responses((status = 200, description = "in clear, the others absent", body = KeysAnswer))
+)]
 async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let keys = deps.lister.list(&call.user).await?;
     let mine = UserApiKeys::of(
@@ -211,24 +236,44 @@ fn answer(
     })
 }
 
-#[derive(Serialize)]
+/// Whether the keys are there and not known to be bad.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"validation_results": {"gemini": {"valid": true, "status": "configured",
+    "checked_at": "2026-11-24T06:00:00Z"}}, "all_valid": false, "total_providers": 11,
+    "configured_providers": ["gemini"], "missing_keys": ["exa", "copilotkit"]}))]
 struct ValidateAnswer {
+    #[schema(value_type = BTreeMap<String, Validated>)]
     validation_results: BTreeMap<&'static str, Validated>,
+    /// Of the required three.
     all_valid: bool,
     total_providers: usize,
+    #[schema(value_type = Vec<Provider>)]
     configured_providers: Vec<&'static str>,
+    /// Of the required three.
+    #[schema(value_type = Vec<Provider>)]
     missing_keys: Vec<&'static str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Validated {
     valid: bool,
+    /// `configured`, `missing`, `invalid` or `unverified`.
+    #[schema(pattern = "^(configured|missing|invalid|unverified)$")]
     status: &'static str,
+    /// Last answer of the provider.
+    #[schema(required)]
     checked_at: Option<String>,
 }
 
+/// Say whether the required keys are there and not known to be bad.
+///
 /// One `Query`; no key is opened. A key nobody could check counts as valid, since for some providers
 /// there is no check; one that is refused, paused or expired does not.
+#[utoipa::path(
+    method(get, post),
+    path = "/api/onboarding/api-keys/validate",
+    responses((status = 200, description = "never a key", body = ValidateAnswer))
+)]
 async fn validate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let keys = deps.lister.list(&call.user).await?;
     let one = |provider: Provider| {
@@ -273,7 +318,22 @@ async fn validate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
     })
 }
 
+/// Read one's own audit trail.
+///
 /// One `Query`.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/api-keys/audit",
+    params(
+        ("limit" = Option<u8>, Query, minimum = 1, maximum = 100, description = "50 if left out"),
+        ("cursor" = Option<String>, Query, pattern = "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$",
+            description = "the `next_cursor` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "newest first, 90 days", body = audit::Page),
+        (status = 400, description = "invalid_request"),
+    )
+)]
 async fn trail(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let wrong = || {
         let detail = "limit is 1 to 100, and cursor is what next_cursor said.";
@@ -295,16 +355,35 @@ async fn trail(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Probl
     json(&page.await?)
 }
 
-#[derive(Serialize)]
+/// What a person needs to know to get a provider's key.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"provider": "gemini", "name": "Google Gemini",
+    "get_key_at": "https://aistudio.google.com/apikey", "env_var": "GEMINI_API_KEY",
+    "required": true, "browser_safe": false}))]
 struct SetupAnswer {
+    #[schema(value_type = Provider)]
     provider: &'static str,
+    /// For people.
     name: &'static str,
     get_key_at: &'static str,
+    /// Its line in `backend/.env`.
     env_var: &'static str,
+    /// Onboarding is not complete without it.
     required: bool,
+    /// Public, and meant for the browser.
     browser_safe: bool,
 }
 
+/// Say where to get a provider's key.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/providers/{provider}/setup",
+    params(("provider" = Provider, Path)),
+    responses(
+        (status = 200, description = "the same for everybody", body = SetupAnswer),
+        (status = 400, description = "unknown_provider"),
+    )
+)]
 fn setup(call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let provider: Provider = call.segment.parse()?;
     let facts = provider.facts();

@@ -14,6 +14,7 @@ use user_api_keys::{
     problem::{Code, Problem},
     provider::Provider,
 };
+use utoipa::ToSchema;
 
 /// The whole answer, since it is buffered.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -47,7 +48,7 @@ pub(crate) struct Generated {
 }
 
 /// Tokens, as the provider counted them.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: u64,
     pub(crate) output_tokens: u64,

@@ -18,6 +18,7 @@ use user_api_keys::{
     provider::Provider,
     rate_limit::Class,
 };
+use utoipa::{OpenApi, ToSchema};
 
 const BODY_MAX_BYTES: usize = 16 * 1024;
 const API_KEYS_STEP: u8 = 1;
@@ -84,6 +85,23 @@ const fn get(path: &'static str, action: Action) -> Route<Action> {
     }
 }
 
+/// Its part of the OpenAPI description.
+#[derive(Debug, OpenApi)]
+#[openapi(paths(
+    start,
+    complete_step,
+    skip_step,
+    validate_step,
+    shown_step,
+    complete,
+    reset,
+    status,
+    progress,
+    init,
+    config
+))]
+pub struct Api;
+
 /// All this function can reach.
 pub struct Deps {
     endpoint: Endpoint,
@@ -114,13 +132,13 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
         Action::CompleteStep => complete_step(deps, &call).await,
         Action::SkipStep => skip_step(deps, &call).await,
         Action::ValidateStep => validate_step(deps, &call).await,
-        Action::Step => json(&deps.sessions.get(&call.user).await?.shown(step(&call)?)),
+        Action::Step => shown_step(deps, &call).await,
         Action::Complete => complete(deps, &call).await,
         Action::Reset => reset(deps, &call).await,
-        Action::Status => json(&Status::of(&deps.sessions.get(&call.user).await?)),
-        Action::Progress => json(&Progress::of(deps.sessions.get(&call.user).await?)),
+        Action::Status => status(deps, &call).await,
+        Action::Progress => progress(deps, &call).await,
         Action::Init => init(deps, &call).await,
-        Action::Steps => json(&config()),
+        Action::Steps => config(),
     };
     deps.endpoint.answer(ROUTES, request, act).await
 }
@@ -154,13 +172,22 @@ fn sentence(missing: &[Provider]) -> String {
     format!("Add your API keys for {} first.", titles.join(", "))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"message": "onboarding started", "current_step": 1,
+    "started_at": "2026-11-24T06:00:00Z"}))]
 struct StartAnswer<'a> {
     message: &'a str,
     current_step: u8,
+    #[schema(required)]
     started_at: Option<String>,
 }
 
+/// Start onboarding; a second start changes nothing.
+#[utoipa::path(
+    post,
+    path = "/api/onboarding/start",
+    responses((status = 200, description = "started", body = StartAnswer<'_>))
+)]
 async fn start(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let begin = |session: &mut Session| session.start(call.now);
     let session = deps.sessions.change(&call.user, call.now, begin).await;
@@ -172,22 +199,31 @@ async fn start(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Probl
     })
 }
 
-#[derive(Deserialize, Default)]
+/// What the front end keeps with a step.
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"data": {"website": "https://a.example"}}))]
 struct StepRequest {
+    /// Any object; keys in it are dropped.
     #[serde(default)]
+    #[schema(value_type = Option<Object>, required = false)]
     data: Value,
     validation_errors: Option<Vec<String>>,
 }
 
 const STEP_SHAPE: &str = "if you like data (an object) and validation_errors (a list of texts)";
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"message": "step completed", "step_number": 2,
+    "data": {"website": "https://a.example"}, "warnings": []}))]
 struct StepAnswer {
     message: &'static str,
     step_number: u8,
+    /// As it was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     data: Option<Value>,
+    /// What is still missing, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<Vec<String>>,
 }
@@ -208,6 +244,17 @@ async fn end(
     Ok(session.map_err(problem)?.shown(step))
 }
 
+/// End a step as done.
+#[utoipa::path(
+    post,
+    path = "/api/onboarding/step/{n}/complete",
+    params(("n" = u8, Path, minimum = 1, maximum = 6)),
+    request_body = Option<StepRequest>,
+    responses(
+        (status = 200, description = "the step as it was kept", body = StepAnswer),
+        (status = 400, description = "invalid_request"),
+    )
+)]
 async fn complete_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let step = step(call)?;
     let request: StepRequest = call.json_or_nothing(BODY_MAX_BYTES, STEP_SHAPE)?;
@@ -231,6 +278,16 @@ async fn complete_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body
     })
 }
 
+/// End a step as left out.
+#[utoipa::path(
+    post,
+    path = "/api/onboarding/step/{n}/skip",
+    params(("n" = u8, Path, minimum = 1, maximum = 6)),
+    responses(
+        (status = 200, description = "skipped", body = StepAnswer),
+        (status = 400, description = "invalid_request"),
+    )
+)]
 async fn skip_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let step = step(call)?;
     end(deps, call, step, Ended::Skipped, StepRequest::default()).await?;
@@ -242,14 +299,27 @@ async fn skip_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, P
     })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"can_proceed": true, "validation_errors": [], "step_status": "completed"}))]
 struct StepValidation {
     can_proceed: bool,
     validation_errors: Vec<String>,
+    /// `pending`, `in_progress`, `completed` or `skipped`.
     step_status: &'static str,
 }
 
+/// Say whether a person can go on from a step.
+///
 /// Step 1 needs the required keys; the others are the front end's own to judge.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/step/{n}/validate",
+    params(("n" = u8, Path, minimum = 1, maximum = 6)),
+    responses(
+        (status = 200, description = "and what keeps them", body = StepValidation),
+        (status = 400, description = "invalid_request"),
+    )
+)]
 async fn validate_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let step = step(call)?;
     let shown = deps.sessions.get(&call.user).await?.shown(step);
@@ -268,13 +338,40 @@ async fn validate_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body
     })
 }
 
-#[derive(Serialize)]
+/// Read one step.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/step/{n}",
+    params(("n" = u8, Path, minimum = 1, maximum = 6)),
+    responses(
+        (status = 200, description = "ended or not", body = ShownStep),
+        (status = 400, description = "invalid_request"),
+    )
+)]
+async fn shown_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let step = step(call)?;
+    json(&deps.sessions.get(&call.user).await?.shown(step))
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"message": "onboarding completed", "completed_at": "2026-11-24T06:00:00Z",
+    "completion_percentage": 100}))]
 struct CompleteAnswer {
     message: &'static str,
+    #[schema(required)]
     completed_at: Option<String>,
     completion_percentage: u8,
 }
 
+/// Finish onboarding.
+#[utoipa::path(
+    post,
+    path = "/api/onboarding/complete",
+    responses(
+        (status = 200, description = "finished", body = CompleteAnswer),
+        (status = 409, description = "no_api_key"),
+    )
+)]
 async fn complete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let missing = missing(deps, call).await?;
     if !missing.is_empty() {
@@ -290,13 +387,25 @@ async fn complete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
     })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"message": "onboarding starts over", "current_step": 1}))]
 struct ResetAnswer {
     message: &'static str,
     current_step: u8,
 }
 
+/// Start over.
+///
 /// Step 1 again; `hard=true` also deletes the session. The keys stay either way.
+#[utoipa::path(
+    post,
+    path = "/api/onboarding/reset",
+    params(("hard" = Option<bool>, Query, description = "also delete the session; never the keys")),
+    responses(
+        (status = 200, description = "step 1 again, or not started", body = ResetAnswer),
+        (status = 400, description = "invalid_request"),
+    )
+)]
 async fn reset(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let hard = match call.query("hard").as_deref() {
         None | Some("false") => false,
@@ -322,15 +431,34 @@ async fn reset(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Probl
     })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OnboardingStatus, example = json!({"is_completed": false, "current_step": 2,
+    "completion_percentage": 16, "next_step": 2, "started_at": "2026-11-24T06:00:00Z",
+    "completed_at": null, "can_proceed_to_final": false}))]
 struct Status {
     is_completed: bool,
+    /// 0 before the start.
     current_step: u8,
+    /// Ended steps out of six.
     completion_percentage: u8,
+    /// The first that has not ended.
+    #[schema(required)]
     next_step: Option<u8>,
+    #[schema(required)]
     started_at: Option<String>,
+    #[schema(required)]
     completed_at: Option<String>,
     can_proceed_to_final: bool,
+}
+
+/// Say where the person is.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/status",
+    responses((status = 200, description = "also before the start", body = Status))
+)]
+async fn status(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    json(&Status::of(&deps.sessions.get(&call.user).await?))
 }
 
 impl Status {
@@ -347,16 +475,34 @@ impl Status {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OnboardingProgress, example = json!({"steps": [], "current_step": 0, "started_at": null,
+    "last_updated": null, "is_completed": false, "completed_at": null, "completion_percentage": 0,
+    "total_steps": 6}))]
 struct Progress {
     steps: Vec<ShownStep>,
+    /// 0 before the start.
     current_step: u8,
+    #[schema(required)]
     started_at: Option<String>,
+    #[schema(required)]
     last_updated: Option<String>,
     is_completed: bool,
+    #[schema(required)]
     completed_at: Option<String>,
+    /// Ended steps out of six.
     completion_percentage: u8,
     total_steps: usize,
+}
+
+/// Say where the person is, with every step.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/progress",
+    responses((status = 200, description = "also before the start", body = Progress))
+)]
+async fn progress(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    json(&Progress::of(deps.sessions.get(&call.user).await?))
 }
 
 impl Progress {
@@ -374,33 +520,46 @@ impl Progress {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"user": {"id": "user_2abcDEF9", "clerk_user_id": "user_2abcDEF9"},
+    "onboarding": {"is_completed": false, "current_step": 0, "completion_percentage": 0,
+    "next_step": 1, "started_at": null, "completed_at": null, "can_proceed_to_final": false,
+    "steps": []}, "session": {"session_id": "", "initialized_at": "2026-11-24T06:00:00Z",
+    "last_activity": null}}))]
 struct InitAnswer<'a> {
     user: InitUser<'a>,
     onboarding: InitOnboarding,
     session: InitSession,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct InitUser<'a> {
     id: &'a str,
     clerk_user_id: &'a str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct InitOnboarding {
     #[serde(flatten)]
     status: Status,
     steps: Vec<ShownStep>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct InitSession {
+    /// Empty before the start.
     session_id: String,
     initialized_at: String,
+    #[schema(required)]
     last_activity: Option<String>,
 }
 
+/// Read all that a page needs when it opens.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/init",
+    responses((status = 200, description = "also before the start", body = InitAnswer<'_>))
+)]
 async fn init(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let session = deps.sessions.get(&call.user).await?;
     let id = call.user.id().as_str();
@@ -426,29 +585,39 @@ fn rfc3339(time: OffsetDateTime) -> Result<String, Problem> {
         .map_err(|_| Problem::internal("a time that cannot be written down"))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"steps": [], "total_steps": 6, "providers": [{"provider": "gemini",
+    "name": "Google Gemini", "required": true}]}))]
 struct ConfigAnswer {
     steps: Vec<ShownStep>,
     total_steps: usize,
     providers: Vec<ShownProvider>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OnboardingProvider)]
 struct ShownProvider {
+    #[schema(value_type = Provider)]
     provider: &'static str,
     name: &'static str,
     required: bool,
 }
 
-fn config() -> ConfigAnswer {
+/// Read steps and providers, the same for everybody.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/config",
+    responses((status = 200, description = "steps and providers", body = ConfigAnswer))
+)]
+fn config() -> Result<Response<Body>, Problem> {
     let shown = |provider: &Provider| ShownProvider {
         provider: provider.name(),
         name: provider.facts().title,
         required: provider.facts().required,
     };
-    ConfigAnswer {
+    json(&ConfigAnswer {
         steps: Session::default().shown_steps(),
         total_steps: STEPS.len(),
         providers: Provider::ALL.iter().map(shown).collect(),
-    }
+    })
 }

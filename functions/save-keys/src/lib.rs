@@ -17,7 +17,7 @@ use user_api_keys::{
     developer_keys::DeveloperKeys,
     endpoint::{Call, Effect, Endpoint, Route, empty, json},
     https::HttpsError,
-    key_table::{Change, KeyWriter, NewKey, Status, TableError},
+    key_table::{Change, KeyWriter, NewKey, ShownRecord, Status, TableError},
     problem::{Code, Problem},
     provider::Provider,
     provider_check::{Checker, Verdict},
@@ -26,6 +26,7 @@ use user_api_keys::{
     user::User,
     user_api_keys::KeyError,
 };
+use utoipa::{OpenApi, ToSchema};
 
 const BODY_MAX_BYTES: usize = 16 * 1024;
 const DESCRIPTION_MAX_CHARS: usize = 200;
@@ -96,6 +97,11 @@ pub enum SetupError {
     Https(#[from] HttpsError),
 }
 
+/// Its part of the OpenAPI description.
+#[derive(Debug, OpenApi)]
+#[openapi(paths(save, change, delete, delete_all, frontend_env))]
+pub struct Api;
+
 /// All this function can reach.
 pub struct Deps {
     endpoint: Endpoint,
@@ -165,42 +171,87 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     deps.endpoint.answer(ROUTES, request, act).await
 }
 
-/// No `Debug`: the key is in it, as a secret from its first byte.
-#[derive(Deserialize)]
+/// A key to save.
+// No `Debug`: the key is in it, as a secret from its first byte.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"provider": "gemini", "api_key": "AQ.my-own-gemini-key-0001",
+    "description": "mine", "expires_in_days": 90}))]
 struct SaveRequest {
+    #[schema(value_type = Provider)]
     provider: String,
+    /// As the provider gave it; never a mask or a placeholder.
+    #[schema(value_type = String, min_length = 1, max_length = 1024, pattern = "^[!-~]+$")]
     api_key: SecretString,
+    /// The person's own words.
+    #[schema(max_length = 200)]
     description: Option<String>,
+    /// The key is not opened any more after so many days; never, if left out.
+    #[schema(minimum = 1, maximum = 3650)]
     expires_in_days: Option<u16>,
 }
 
 const SAVE_SHAPE: &str = "provider and api_key (texts), and if you like description (text of at \
                           most 200 characters) and expires_in_days (1 to 3650)";
 
-#[derive(Serialize)]
+/// A saved key, named and not shown.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"message": "Google Gemini API key saved", "provider": "gemini",
+    "status": "saved", "key": {"provider": "gemini", "hint": "0001",
+    "kid": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "version": 1, "check": "valid"}}))]
 struct SaveAnswer<'a> {
     message: String,
+    #[schema(value_type = Provider)]
     provider: &'a str,
+    /// `saved`.
     status: &'a str,
     key: SavedKey<'a>,
+    /// Local mode: files that hold the key now.
     #[serde(skip_serializing_if = "Option::is_none")]
     env_files: Option<Vec<String>>,
+    /// What did not go as usual.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     warnings: Vec<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct SavedKey<'a> {
+    #[schema(value_type = Provider)]
     provider: &'a str,
+    /// Last four characters, or empty.
+    #[schema(max_length = 4)]
     hint: &'a str,
+    /// The key's own id, new with every save.
     kid: &'a str,
+    /// Number of saves, for `If-Match`.
     version: u64,
+    /// What the provider said: `valid`, `unknown`, or `skipped` when it was not asked.
+    #[schema(pattern = "^(valid|unknown|skipped)$")]
     check: &'a str,
 }
 
+/// Save or replace a key.
+///
 /// `Encrypt` beside the provider's check, then the audit record, then one `UpdateItem`; in Local mode
 /// also the `.env` files.
+#[utoipa::path(
+    post,
+    path = "/api/onboarding/api-keys",
+    params(
+        ("check" = Option<String>, Query, pattern = "^(live|format)$",
+            description = "`live` asks the provider where that is free, `format` looks at the key alone"),
+        ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$",
+            description = "the version to replace, in double quotes"),
+    ),
+    request_body = SaveRequest,
+    responses(
+        (status = 200, description = "the key is saved", body = SaveAnswer<'_>),
+        (status = 400, description = "invalid_request, unknown_provider, invalid_api_key"),
+        (status = 412, description = "version_conflict"),
+        (status = 422, description = "provider_rejected_key"),
+    )
+)]
 async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let request: SaveRequest = call.json(BODY_MAX_BYTES, SAVE_SHAPE)?;
     let provider: Provider = request.provider.parse()?;
@@ -355,13 +406,21 @@ fn maybe_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Option::deserialize(deserializer).map(Some)
 }
 
-#[derive(Deserialize)]
+/// What to change about a key; what is left out stays.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(min_properties = 1, example = json!({"enabled": false}))]
 struct ChangeRequest {
+    /// `false` pauses it.
+    #[schema(nullable = false)]
     enabled: Option<bool>,
+    /// The person's own words; null takes them away.
     #[serde(default, deserialize_with = "maybe_null")]
+    #[schema(value_type = Option<String>, required = false, max_length = 200)]
     description: Option<Option<String>>,
+    /// The key is not opened from then on: a time to come, or null for never.
     #[serde(default, deserialize_with = "maybe_null")]
+    #[schema(value_type = Option<String>, required = false, format = DateTime)]
     expires_at: Option<Option<String>>,
 }
 
@@ -369,7 +428,20 @@ const CHANGE_SHAPE: &str = "one or more of enabled (true or false), description 
                             200 characters, or null) and expires_at (a time to come such as \
                             2030-01-31T00:00:00Z, or null for never)";
 
+/// Pause a key, word it, or let it expire.
+///
 /// One `UpdateItem`.
+#[utoipa::path(
+    patch,
+    path = "/api/onboarding/api-keys/{provider}",
+    params(("provider" = Provider, Path)),
+    request_body = ChangeRequest,
+    responses(
+        (status = 200, description = "the key's record as it is now", body = ShownRecord),
+        (status = 400, description = "invalid_request, unknown_provider"),
+        (status = 409, description = "no_api_key"),
+    )
+)]
 async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let provider: Provider = call.segment.parse()?;
     let request: ChangeRequest = call.json(BODY_MAX_BYTES, CHANGE_SHAPE)?;
@@ -404,8 +476,19 @@ async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Prob
     json(&record.shown())
 }
 
+/// Delete a key.
+///
 /// The files first: a row that is left over is deleted by the next try, a line that is left over
 /// would still be used.
+#[utoipa::path(
+    delete,
+    path = "/api/onboarding/api-keys/{provider}",
+    params(("provider" = Provider, Path)),
+    responses(
+        (status = 204, description = "there is no such key any more"),
+        (status = 400, description = "unknown_provider"),
+    )
+)]
 async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let provider: Provider = call.segment.parse()?;
     let _order = deps.in_order().await;
@@ -416,7 +499,14 @@ async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Prob
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
+/// Delete every key.
+///
 /// As [`delete`], for every provider.
+#[utoipa::path(
+    delete,
+    path = "/api/onboarding/api-keys",
+    responses((status = 204, description = "there is no key any more"))
+)]
 async fn delete_all(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let _order = deps.in_order().await;
     remove_lines(deps, Provider::ALL)?;
@@ -438,27 +528,49 @@ fn remove_lines(deps: &Deps, providers: &[Provider]) -> Result<(), Problem> {
         })
 }
 
-#[derive(Deserialize)]
+/// One line of the front end's `.env`.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"key": "REACT_APP_COPILOTKIT_API_KEY", "value": "ck_pub_0123456789abcdef"}))]
 struct FrontendEnvRequest {
+    #[schema(pattern = "^REACT_APP_COPILOTKIT_API_KEY$")]
     key: String,
+    #[schema(value_type = String, min_length = 1, max_length = 1024, pattern = "^[!-~]+$")]
     value: SecretString,
+    /// Not kept.
     #[serde(rename = "description")]
     _description: Option<String>,
 }
 
 const FRONTEND_ENV_SHAPE: &str = "key (REACT_APP_COPILOTKIT_API_KEY) and value (texts)";
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"message": "front end environment updated",
+    "key": "REACT_APP_COPILOTKIT_API_KEY", "env_files": ["frontend/.env"]}))]
 struct FrontendEnvAnswer {
     message: &'static str,
     key: &'static str,
+    /// Files that hold the key now.
     env_files: Vec<String>,
+    /// What did not go as usual.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     warnings: Vec<String>,
 }
 
+/// Write CopilotKit's public key to the front end's `.env`; Local mode only.
+///
 /// Only the variables of browser-safe keys; never another line, never a file in Production.
+#[utoipa::path(
+    post,
+    path = "/api/frontend-env/update",
+    request_body = FrontendEnvRequest,
+    responses(
+        (status = 200, description = "the line is written", body = FrontendEnvAnswer),
+        (status = 400, description = "invalid_request, invalid_api_key"),
+        (status = 404, description = "not_found"),
+    )
+)]
 fn frontend_env(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let developer = deps.developer.as_ref().ok_or_else(Problem::not_found)?;
     let request: FrontendEnvRequest = call.json(BODY_MAX_BYTES, FRONTEND_ENV_SHAPE)?;

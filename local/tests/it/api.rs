@@ -393,7 +393,7 @@ async fn who_impersonates_may_look_and_do_nothing_else_and_is_logged() {
         ("POST", "/api/generate".to_owned(), 403),
     ] {
         let url = format!("{}{path}", server.url);
-        let token = local::token::sign_as(PERSON, Some("user_support01")).unwrap();
+        let token = local::token::sign_as(PERSON, "user_support01").unwrap();
         let request = Client::new().request(method.parse().unwrap(), url);
         let response = request.bearer_auth(token).send().await.unwrap();
         assert_eq!(response.status(), status, "{method} {path}");

@@ -4,6 +4,7 @@
 
 mod api;
 mod canary;
+mod description;
 mod harness;
 mod onboarding;
 mod open_keys;

@@ -57,7 +57,7 @@ async fn nobody_without_a_token_gets_a_key_and_every_refusal_is_an_error_without
     let folder = folder();
     let server = start(clerk(&mut command(folder.path(), &ARGS)));
     server.save(Some(PERSON), "gemini", KEY).await;
-    let acting = local::token::sign_as(PERSON, Some("user_support01")).unwrap();
+    let acting = local::token::sign_as(PERSON, "user_support01").unwrap();
     for (event, kind) in [
         (
             json!({"user_id": PERSON, "providers": ["gemini"], "purpose": "x"}),
