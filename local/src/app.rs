@@ -16,7 +16,7 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    endpoint::{Endpoint, Route, find, json, never_stored},
+    endpoint::{Endpoint, Route, find, json, never_stored, path},
     origin::Origins,
     problem::{Code, Problem},
 };
@@ -110,17 +110,18 @@ impl App {
 
     /// Answers one request with the function it belongs to.
     pub async fn answer(&self, request: Request) -> Response<Body> {
-        if (request.method(), request.uri().path()) == (&Method::GET, "/") {
+        let path = path(request.uri(), &request);
+        if (request.method(), path) == (&Method::GET, "/") {
             let host = request.headers().get(HOST).and_then(|v| v.to_str().ok());
             return match self.origins.admit(request.headers()) {
                 Ok(()) => self.page.response(host.unwrap_or_default()).await,
                 Err(problem) => problem.response("-"),
             };
         }
-        if (request.method(), request.uri().path()) == (&Method::POST, OPEN_KEYS) {
+        if (request.method(), path) == (&Method::POST, OPEN_KEYS) {
             return self.invoke(&request).await;
         }
-        let found = find(&self.routes, request.method(), request.uri().path());
+        let found = find(&self.routes, request.method(), path);
         match found.map(|(route, _)| route.action) {
             Ok(Function::Save) => save_keys::handle(&self.save, request).await,
             Ok(Function::Fetch) => fetch_keys::handle(&self.fetch, request).await,

@@ -7,7 +7,7 @@
 use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{
-        HeaderMap, HeaderValue, Method, StatusCode,
+        HeaderMap, HeaderValue, Method, StatusCode, Uri,
         header::{CACHE_CONTROL, CONTENT_TYPE, IF_MATCH, X_CONTENT_TYPE_OPTIONS},
         request::Parts,
     },
@@ -178,7 +178,7 @@ impl Endpoint {
             // A browser asks before it sends; it has no token yet.
             match parts.method == Method::OPTIONS {
                 true => Ok(None),
-                false => find(routes, &parts.method, path(parts)).map(Some),
+                false => find(routes, &parts.method, path(&parts.uri, parts)).map(Some),
             }
         });
         let (route, segment) = match found {
@@ -439,9 +439,10 @@ fn matched<'p>(pattern: &str, path: &'p str) -> Option<&'p str> {
 }
 
 /// The path without the gateway's stage.
-fn path(parts: &Parts) -> &str {
-    match parts.raw_http_path() {
-        "" => parts.uri.path(),
+#[must_use]
+pub fn path<'r>(uri: &'r Uri, request: &'r impl RequestExt) -> &'r str {
+    match request.raw_http_path() {
+        "" => uri.path(),
         path => path,
     }
 }

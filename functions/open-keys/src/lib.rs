@@ -130,7 +130,11 @@ async fn open(
         return Err(Problem::new(Code::Forbidden, detail));
     }
     let wrong = || Problem::invalid_request(format!("Send {SHAPE}."));
-    // serde's error repeats values, so it is dropped unread.
+    // serde would read an array as an object whose fields stand in order.
+    if !event.is_object() {
+        return Err(wrong());
+    }
+    // Its error repeats values, so it is dropped unread.
     let request: OpenRequest = serde_json::from_value(event).map_err(|_| wrong())?;
     let purpose = request.purpose.as_str();
     let printable = purpose.chars().all(|c| !c.is_control());

@@ -53,6 +53,10 @@ pub struct Embedded {
     pub dynamodb: aws_sdk_dynamodb::Client,
     /// Client of the embedded KMS.
     pub kms: aws_sdk_kms::Client,
+    /// Where the embedded DynamoDB listens, for other clients.
+    pub dynamodb_address: SocketAddr,
+    /// Where the embedded KMS listens, for other clients.
+    pub kms_address: SocketAddr,
     /// Name of the one table.
     pub table_name: String,
     /// ARN of the KMS key that seals.
@@ -92,10 +96,12 @@ impl Embedded {
         folder: Option<Folder>,
     ) -> Result<Self, StartError> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let dynamodb = dynamodb_client(listener.local_addr()?);
+        let dynamodb_address = listener.local_addr()?;
+        let dynamodb = dynamodb_client(dynamodb_address);
         tokio::spawn(dynoxide::server::serve_on(listener, database));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let kms = kms_client(listener.local_addr()?);
+        let kms_address = listener.local_addr()?;
+        let kms = kms_client(kms_address);
         let kms_key_arn = key.arn();
         tokio::spawn(kms::serve(listener, vec![key]));
         let table_name = "user-api-keys".to_owned();
@@ -103,6 +109,8 @@ impl Embedded {
         Ok(Self {
             dynamodb,
             kms,
+            dynamodb_address,
+            kms_address,
             table_name,
             kms_key_arn,
             _folder: folder,

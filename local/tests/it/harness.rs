@@ -1,15 +1,21 @@
 //! One running `local` and what the tests ask of it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
 };
 
-use local::token;
+use aws_sdk_dynamodb::types::AttributeValue;
+use embedded::Embedded;
+use lambda_http::{Body, http::Request};
+use local::{app::App, stand_in::StandIn, token};
 use reqwest::Client;
 use serde_json::{Value, json};
+use user_api_keys::{aws::Aws, config::Config};
 
 pub(crate) const PERSON: &str = "user_aaaaaaaa1";
 
@@ -99,6 +105,91 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// The functions in this process, on services of their own.
+pub(crate) struct InProcess {
+    pub(crate) app: Arc<App>,
+    pub(crate) services: Embedded,
+    pub(crate) stand_in: StandIn,
+}
+
+impl InProcess {
+    /// Production mode with the test Clerk instance.
+    pub(crate) async fn production() -> Self {
+        let services = Embedded::in_memory().await.unwrap();
+        let aws = Aws::new(&services.dynamodb, &services.kms);
+        Self::on(services, &aws).await
+    }
+
+    /// The same, where the functions reach the services through `aws`.
+    pub(crate) async fn on(services: Embedded, aws: &Aws) -> Self {
+        let stand_in = StandIn::start().await.unwrap();
+        let base_url = stand_in.base_url();
+        let config = Config::from_lookup(|name| {
+            let value = match name {
+                "DEPLOY_ENV" => "test",
+                "TABLE_NAME" => &services.table_name,
+                "KMS_KEY_ARN" => &services.kms_key_arn,
+                "CLERK_JWT_KEY" => token::PUBLIC_KEY,
+                "CLERK_ISSUER" => token::ISSUER,
+                "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
+                "RATE_LIMIT_SAVE_PER_MINUTE" | "RATE_LIMIT_READ_PER_MINUTE" => "100000",
+                "RATE_LIMIT_GENERATE_PER_MINUTE" => "100000",
+                name if name.ends_with("_BASE_URL") => &base_url,
+                _ => return None,
+            };
+            Some(value.to_owned())
+        });
+        let app = App::new(&config.unwrap(), aws).unwrap();
+        Self {
+            app: Arc::new(app),
+            services,
+            stand_in,
+        }
+    }
+
+    /// A call as the gateway would make it, and its answer.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        user: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let bearer = format!("Bearer {}", token::sign(user).unwrap());
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", bearer)
+            .header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map_or(Body::Empty, |body| Body::from(body.to_string()));
+        let answer = self.app.answer(request.body(body).unwrap()).await;
+        let json = serde_json::from_slice(answer.body().as_ref());
+        (answer.status().as_u16(), json.unwrap_or(Value::Null))
+    }
+
+    /// What one person's partition holds, every item as text, in order.
+    pub(crate) async fn rows(&self, user: &str) -> Vec<String> {
+        let answer = self
+            .services
+            .dynamodb
+            .query()
+            .table_name(&self.services.table_name)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", AttributeValue::S(format!("USER#{user}")))
+            .consistent_read(true)
+            .send()
+            .await
+            .unwrap();
+        let items = answer.items.unwrap().into_iter();
+        let shown = |item| format!("{:?}", BTreeMap::from_iter(item));
+        items.map(shown).collect()
     }
 }
 

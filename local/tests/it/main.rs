@@ -4,8 +4,12 @@
 
 mod api;
 mod canary;
+mod checks;
 mod description;
+mod faults;
 mod harness;
+mod identity;
 mod onboarding;
 mod open_keys;
 mod server;
+mod wire;

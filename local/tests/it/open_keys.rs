@@ -97,6 +97,10 @@ async fn nobody_without_a_token_gets_a_key_and_every_refusal_is_an_error_without
         ),
         (json!({"requestContext": {}, "rawPath": "/"}), "forbidden"),
         (json!([]), "invalid_request"),
+        (
+            json!([token(PERSON), null, ["gemini"], "in order"]),
+            "invalid_request",
+        ),
     ] {
         let response = send(&server, &event, None).await;
         assert_eq!(
