@@ -9,6 +9,7 @@ mod description;
 mod faults;
 mod harness;
 mod identity;
+mod jwks;
 mod onboarding;
 mod open_keys;
 mod server;
