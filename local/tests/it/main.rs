@@ -10,6 +10,7 @@ mod faults;
 mod harness;
 mod identity;
 mod jwks;
+mod log;
 mod onboarding;
 mod open_keys;
 mod server;
