@@ -674,6 +674,20 @@ async fn of_two_hundred_calls_at_once_exactly_the_limit_passes() {
         }
     }
     assert_eq!(passed, 50);
+    // Rows are read beside the count; what is over the limit opens nothing.
+    let mut opens = 0;
+    let mut cursor = String::new();
+    loop {
+        let path = format!("{KEYS}/audit?limit=100{cursor}");
+        let (_, page) = server.call("GET", &path, Some(PERSON), None).await;
+        let records = page["records"].as_array().unwrap();
+        opens += records.iter().filter(|r| r["action"] == "open").count();
+        let Some(next) = page["next_cursor"].as_str() else {
+            break;
+        };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(opens, 50);
     let (status, _) = server.call("GET", KEYS, Some(PERSON), None).await;
     assert_eq!(status, 200, "another class is not touched");
     server.save(Some(OTHER), "gemini", KEY).await;

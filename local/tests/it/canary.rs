@@ -79,6 +79,7 @@ async fn no_planted_key_or_token_reaches_a_log_an_error_or_a_file() {
             format!(r#"{{"provider":"gemini","api_key":["{key}"]}}"#),
             format!("{key} is not JSON"),
         ] {
+            send("POST", &format!("{path}?check=live"), &token, body.clone()).await;
             send("POST", path, &token, body).await;
             send(
                 "POST",
@@ -105,11 +106,17 @@ async fn no_planted_key_or_token_reaches_a_log_an_error_or_a_file() {
         send("GET", path, &format!("{token}x"), String::new()).await;
         send("GET", path, &token, String::new()).await;
     }
+    let invoke = "/2015-03-31/functions/open-keys/invocations";
+    let event = serde_json::json!({"token": token, "providers": ["gemini"], "purpose": "test"});
+    // Its answer holds the key, and rightly so; its log line must not.
+    let (status, opened) = server.call("POST", invoke, None, Some(event)).await;
+    assert!(status == 200 && opened["keys"]["gemini"]["api_key"].is_string());
     drop(server);
     assert!(
         answers.contains("provider_rejected_key"),
-        "the bad key was used"
+        "the bad key was used, and refused on saving"
     );
+    assert!(answers.contains("so it was not saved"));
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
     assert!(log.lines().count() > 30, "the log was written");
     let mut places = vec![("answers".to_owned(), answers.into_bytes())];

@@ -50,7 +50,7 @@ async fn a_key_that_its_provider_takes_is_active_and_one_it_refuses_is_not_store
             (422, &json!("provider_rejected_key")),
             "{provider}"
         );
-        assert!(!refused.to_string().contains("0002"), "{refused}");
+        assert!(!refused.to_string().contains(BAD), "{refused}");
         let record = record(&server, provider).await;
         assert_eq!(
             (&record["hint"], &record["version"]),

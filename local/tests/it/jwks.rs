@@ -318,7 +318,7 @@ async fn https() -> (u16, String) {
                 let Ok(mut stream) = acceptor.accept(stream).await else {
                     return;
                 };
-                stream.read(&mut [0; 4096]).await.unwrap();
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
                 stream.write_all((head + &body).as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();

@@ -68,6 +68,14 @@ async fn nobody_without_a_token_gets_a_key_and_every_refusal_is_an_error_without
             "unauthorized",
         ),
         (
+            json!({"token": format!("{}\n", token(PERSON)), "providers": ["gemini"], "purpose": "x"}),
+            "unauthorized",
+        ),
+        (
+            json!({"token": format!("Bearer {}", token(PERSON)), "providers": ["gemini"], "purpose": "x"}),
+            "unauthorized",
+        ),
+        (
             json!({"token": acting, "providers": ["gemini"], "purpose": "x"}),
             "forbidden",
         ),

@@ -98,10 +98,33 @@ pub(crate) fn corpus(now: u64) -> Vec<Case> {
             format!("Bearer {}", signed(&header_bytes, &bytes)),
         );
     }
+    for (admitted, longest) in [(true, 8_192), (false, 8_196)] {
+        let authorization = format!("Bearer {}", of_length(&header_bytes, &claims, longest));
+        add(
+            admitted,
+            format!("{longest} characters at most"),
+            authorization,
+        );
+    }
+    let twice = header.to_string().replacen('{', "{\"alg\":\"RS256\",", 1);
+    let token = signed(twice.as_bytes(), &claim_bytes);
+    add(
+        false,
+        "header: a duplicate alg".to_owned(),
+        format!("Bearer {token}"),
+    );
     for (name, token) in foreign(&good, &header, &claim_bytes) {
         add(false, name, format!("Bearer {token}"));
     }
     cases
+}
+
+/// A signed token padded to within four characters of `longest`.
+fn of_length(header: &[u8], claims: &Value, longest: usize) -> String {
+    let padded =
+        |bytes: usize| signed(header, &with(claims, "pad", Some(json!("x".repeat(bytes)))));
+    let missing = longest - padded(0).len();
+    padded(missing / 4 * 3)
 }
 
 fn shown(value: &Option<Value>) -> String {
@@ -130,6 +153,8 @@ fn header_cases() -> Vec<(bool, &'static str, Option<Value>)> {
         (false, "crit", Some(json!([]))),
         (true, "jku", Some(json!("https://evil.test/jwks"))),
         (true, "x5u", Some(json!("https://evil.test/cert"))),
+        (true, "x5c", Some(json!(["AAAA"]))),
+        (true, "jwk", Some(json!({"kty": "oct", "k": "AAAA"}))),
     ]
 }
 
@@ -170,6 +195,8 @@ fn claim_cases(now: u64) -> Vec<(bool, &'static str, Option<Value>)> {
         (false, "sid", Some(json!(7))),
         (true, "sts", None),
         (false, "sts", Some(json!("pending"))),
+        (false, "sts", Some(json!("expired"))),
+        (false, "sts", Some(json!("Active"))),
         (false, "sts", Some(Value::Null)),
         (false, "exp", None),
         (false, "exp", Some(json!(now - 60))),
@@ -187,11 +214,18 @@ fn claim_cases(now: u64) -> Vec<(bool, &'static str, Option<Value>)> {
         (false, "iat", Some(json!(now.to_string()))),
         (false, "iat", Some(json!(now - 90_000))),
         (true, "iat", Some(json!(now - 30))),
+        (true, "iat", Some(json!(now + 3))),
+        (false, "iat", Some(json!(1e300))),
+        (false, "iat", Some(json!(-1e300))),
+        (false, "iat", Some(Value::Null)),
         (true, "nbf", None),
         (false, "nbf", Some(json!(now + 30))),
         (false, "nbf", Some(json!("now"))),
         (false, "nbf", Some(Value::Null)),
         (true, "nbf", Some(json!(now - 30))),
+        (true, "nbf", Some(json!(now + 3))),
+        (false, "nbf", Some(json!(1e300))),
+        (true, "act", Some(json!({"sub": "user_support01"}))),
         (true, "aud", Some(json!("anybody"))),
         (true, "fva", Some(json!([1, -1]))),
     ]
@@ -252,6 +286,10 @@ fn odd_payloads(claims: &Value) -> Vec<(&'static str, Vec<u8>)> {
         (
             "a duplicate unknown name",
             format!("{{\"x\":1,\"x\":1,{inner}}}").into_bytes(),
+        ),
+        (
+            "a duplicate inside a claim",
+            format!("{{\"act\":{{\"sub\":\"user_a\",\"sub\":\"user_b\"}},{inner}}}").into_bytes(),
         ),
         (
             "an escaped duplicate",
