@@ -1,7 +1,8 @@
 //! The key rows in DynamoDB.
 //!
 //! Authority is a type: [`KeyWriter`] saves and deletes, [`KeyReader`] reads one sealed row,
-//! [`KeyLister`] reads records without ciphertext. Knows rows; must not know plaintext.
+//! [`KeyLister`] reads records without ciphertext, [`KeyMarker`] notes on a row what became of its
+//! key. Knows rows; must not know plaintext.
 
 use std::collections::HashMap;
 
@@ -16,7 +17,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, Time, format_description::well_known::Rfc3339};
 use utoipa::ToSchema;
 
 use crate::{
@@ -235,6 +236,9 @@ pub struct KeyReader(Table);
 /// Reads records without their ciphertext.
 #[derive(Debug, Clone)]
 pub struct KeyLister(Table);
+/// Notes what became of a key, and can change nothing else.
+#[derive(Debug, Clone)]
+pub struct KeyMarker(Table);
 
 pub(crate) fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
@@ -514,6 +518,45 @@ impl KeyLister {
             .into_iter()
             .map(record)
             .collect()
+    }
+}
+
+impl KeyMarker {
+    /// Marks rows of the table `name`.
+    #[must_use]
+    pub fn new(dynamodb: Client, name: String) -> Self {
+        Self(Table { dynamodb, name })
+    }
+
+    /// Notes the day of a use: one `UpdateItem` on the first use of a day, and nothing after it.
+    ///
+    /// # Errors
+    /// [`TableError::Condition`] when the key was replaced or deleted meanwhile.
+    pub async fn used(
+        &self,
+        user: &User,
+        provider: Provider,
+        record: &Record,
+        now: OffsetDateTime,
+    ) -> Result<(), TableError> {
+        let today = now.replace_time(Time::MIDNIGHT).format(&Rfc3339)?;
+        if record.last_used_at.as_ref() == Some(&today) {
+            return Ok(());
+        }
+        self.0
+            .dynamodb
+            .update_item()
+            .table_name(&self.0.name)
+            .set_key(Some(primary_key(user, provider)))
+            .update_expression("SET last_used_at=:today, rev=rev+:one")
+            .condition_expression("attribute_exists(pk) AND kid=:kid")
+            .expression_attribute_values(":today", text(&today))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":kid", text(&record.kid))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        Ok(())
     }
 }
 

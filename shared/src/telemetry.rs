@@ -28,6 +28,13 @@ const OURS: &[&str] = &[
 ];
 const NAMESPACE: &str = "user-api-keys";
 
+/// A release that could write what the SDK says of bodies does not build.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(matches!(
+    tracing::level_filters::STATIC_MAX_LEVEL.into_level(),
+    Some(tracing::Level::INFO)
+));
+
 static COLLECTOR: OnceLock<&'static Collector> = OnceLock::new();
 
 /// Starts the log, and in Production the metrics; a second call changes nothing.

@@ -8,8 +8,10 @@ use utoipa::ToSchema;
 use crate::{
     api_key::ApiKey,
     audit::{AuditWriter, Event, Outcome},
+    aws::Aws,
+    config::Config,
     developer_keys::DeveloperKeys,
-    key_table::{KeyReader, SealedRow, TableError},
+    key_table::{KeyMarker, KeyReader, SealedRow, TableError},
     provider::Provider,
     sealing::{Binding, Opener, SealingError},
     telemetry,
@@ -19,10 +21,39 @@ use crate::{
 /// One person's keys; there is no other person's, no operator's and no fallback.
 pub struct UserApiKeys<'a> {
     user: &'a User,
-    table: &'a KeyReader,
-    opener: &'a Opener,
-    audit: &'a AuditWriter,
+    access: &'a KeyAccess,
     developer: Option<&'a DeveloperKeys>,
+}
+
+/// All that it takes to open keys, on the record.
+pub struct KeyAccess {
+    /// Reads the row.
+    pub table: KeyReader,
+    /// Opens what is in it.
+    pub opener: Opener,
+    /// Puts it on the record.
+    pub audit: AuditWriter,
+    /// Notes the day.
+    pub marker: KeyMarker,
+}
+
+impl KeyAccess {
+    /// For `function`, which may open keys of the providers in `opens`.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        aws: &Aws,
+        function: &'static str,
+        opens: &'static [Provider],
+    ) -> Self {
+        let (dynamodb, table) = (|| aws.dynamodb.clone(), || config.table_name.clone());
+        Self {
+            table: KeyReader::new(dynamodb(), table()),
+            opener: Opener::new(aws.kms.clone(), config, opens),
+            audit: AuditWriter::new(dynamodb(), table(), function),
+            marker: KeyMarker::new(dynamodb(), table()),
+        }
+    }
 }
 
 /// An opened key and what names it.
@@ -83,18 +114,10 @@ impl KeyError {
 impl<'a> UserApiKeys<'a> {
     /// The keys of `user`; `developer` is there in Local mode only.
     #[must_use]
-    pub fn of(
-        user: &'a User,
-        table: &'a KeyReader,
-        opener: &'a Opener,
-        audit: &'a AuditWriter,
-        developer: Option<&'a DeveloperKeys>,
-    ) -> Self {
+    pub fn of(user: &'a User, access: &'a KeyAccess, developer: Option<&'a DeveloperKeys>) -> Self {
         Self {
             user,
-            table,
-            opener,
-            audit,
+            access,
             developer,
         }
     }
@@ -115,7 +138,7 @@ impl<'a> UserApiKeys<'a> {
         let place = match self.developer.and_then(|keys| keys.find(provider)) {
             Some(key) => Place::Developer(key),
             None => {
-                let row = self.table.get(self.user, provider).await?;
+                let row = self.access.table.get(self.user, provider).await?;
                 Place::Table(Box::new(row.ok_or(KeyError::Missing(provider))?))
             }
         };
@@ -140,7 +163,8 @@ enum Place {
 }
 
 impl Found<'_> {
-    /// Side by side one `Decrypt` and the audit record, without which the key is not handed out.
+    /// Side by side one `Decrypt`, the audit record, without which the key is not handed out, and on
+    /// the first use of a day the day.
     ///
     /// # Errors
     /// [`KeyError`]; a refused open is on the record too.
@@ -149,7 +173,7 @@ impl Found<'_> {
             Place::Developer(key) => self.keys.of_developer(self.provider, key, event).await?,
             Place::Table(row) => self.keys.of_table(self.provider, *row, event).await?,
         };
-        telemetry::opened(self.keys.audit.function(), self.provider);
+        telemetry::opened(self.keys.access.audit.function(), self.provider);
         Ok(opened)
     }
 }
@@ -167,7 +191,8 @@ impl UserApiKeys<'_> {
             hint: key.hint(),
         };
         let event = about(event, provider, &credential.kid);
-        self.audit.write(self.user, &event, Outcome::Ok).await?;
+        let audit = &self.access.audit;
+        audit.write(self.user, &event, Outcome::Ok).await?;
         Ok(Opened { key, credential })
     }
 
@@ -177,6 +202,12 @@ impl UserApiKeys<'_> {
         row: SealedRow,
         event: &Event<'_>,
     ) -> Result<Opened, KeyError> {
+        let KeyAccess {
+            opener,
+            audit,
+            marker,
+            ..
+        } = self.access;
         let event = about(event, provider, &row.record.kid);
         let unusable = match row.record.enabled {
             false => Some(KeyError::Paused(provider)),
@@ -186,7 +217,7 @@ impl UserApiKeys<'_> {
                 .then_some(KeyError::Expired(provider)),
         };
         if let Some(error) = unusable {
-            self.audit.note(self.user, &event, Outcome::Refused).await;
+            audit.note(self.user, &event, Outcome::Refused).await;
             return Err(error);
         }
         let binding = Binding {
@@ -194,15 +225,20 @@ impl UserApiKeys<'_> {
             provider,
             kid: &row.record.kid,
         };
-        let (opened, audited) = tokio::join!(
-            self.opener.open(&row.sealed, &binding),
-            self.audit.write(self.user, &event, Outcome::Ok),
+        let (opened, audited, marked) = tokio::join!(
+            opener.open(&row.sealed, &binding),
+            audit.write(self.user, &event, Outcome::Ok),
+            marker.used(self.user, provider, &row.record, event.now),
         );
         audited?;
+        if let Err(error) = marked {
+            // A day that is missing from a list keeps nobody from using their key.
+            tracing::warn!(%error, request_id = event.request_id, "use not noted");
+        }
         let key = match opened {
             Ok(key) => key,
             Err(error) => {
-                self.audit.note(self.user, &event, Outcome::Refused).await;
+                audit.note(self.user, &event, Outcome::Refused).await;
                 return Err(error.into());
             }
         };

@@ -10,14 +10,13 @@ use lambda_http::http::HeaderMap;
 use serde_json::Value;
 use time::OffsetDateTime;
 use user_api_keys::{
-    audit::{Action, AuditWriter, Event},
+    audit::{Action, Event},
     auth::Auth,
+    aws::Aws,
     config::Config,
-    key_table::KeyReader,
     mode::Mode,
     provider::Provider,
-    sealing::Opener,
-    user_api_keys::UserApiKeys,
+    user_api_keys::{KeyAccess, UserApiKeys},
 };
 
 /// `kms.json` as `serve` wrote it.
@@ -65,10 +64,8 @@ async fn a_row_of_the_first_version_still_opens() {
         .user(&HeaderMap::new(), OffsetDateTime::now_utc())
         .await
         .unwrap();
-    let reader = KeyReader::new(services.dynamodb.clone(), services.table_name.clone());
-    let opener = Opener::new(services.kms.clone(), &config, Provider::ALL);
-    let table = services.table_name.clone();
-    let audit = AuditWriter::new(services.dynamodb.clone(), table, "test");
+    let aws = Aws::new(&services.dynamodb, &services.kms);
+    let access = KeyAccess::new(&config, &aws, "test", Provider::ALL);
     let event = Event {
         action: Action::Open,
         provider: None,
@@ -77,7 +74,7 @@ async fn a_row_of_the_first_version_still_opens() {
         request_id: "r-1",
         now: OffsetDateTime::UNIX_EPOCH,
     };
-    let opened = UserApiKeys::of(&developer, &reader, &opener, &audit, None)
+    let opened = UserApiKeys::of(&developer, &access, None)
         .get(Provider::Gemini, &event)
         .await
         .unwrap();

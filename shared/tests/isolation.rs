@@ -11,12 +11,13 @@ use user_api_keys::{
     api_key::ApiKey,
     audit::{Action, AuditReader, AuditWriter, Event},
     auth::Auth,
+    aws::Aws,
     config::Config,
-    key_table::{KeyLister, KeyReader, KeyWriter, NewKey, Status, TableError},
+    key_table::{KeyLister, KeyWriter, NewKey, Status, TableError},
     provider::Provider,
     sealing::{Binding, Opener, Sealer, SealingError},
     user::User,
-    user_api_keys::{KeyError, UserApiKeys},
+    user_api_keys::{KeyAccess, KeyError, UserApiKeys},
 };
 
 const KEY_A: &str = "AQ.canary-key-of-person-a-1111";
@@ -27,11 +28,9 @@ const OPENS: &[Provider] = &[Provider::Gemini, Provider::Exa];
 struct Stack {
     services: Embedded,
     sealer: Sealer,
-    opener: Opener,
     writer: KeyWriter,
-    reader: KeyReader,
+    access: KeyAccess,
     lister: KeyLister,
-    audit: AuditWriter,
     auth: Auth,
 }
 
@@ -57,11 +56,14 @@ async fn stack() -> Stack {
     let table = || services.table_name.clone();
     Stack {
         sealer: Sealer::new(services.kms.clone(), &config),
-        opener: Opener::new(services.kms.clone(), &config, OPENS),
         writer: KeyWriter::new(services.dynamodb.clone(), table()),
-        reader: KeyReader::new(services.dynamodb.clone(), table()),
+        access: KeyAccess::new(
+            &config,
+            &Aws::new(&services.dynamodb, &services.kms),
+            "test",
+            OPENS,
+        ),
         lister: KeyLister::new(services.dynamodb.clone(), table()),
-        audit: AuditWriter::new(services.dynamodb.clone(), table(), "test"),
         auth: Auth::new(config.mode, config.clerk.as_ref()).unwrap(),
         services,
     }
@@ -118,7 +120,7 @@ impl Stack {
             request_id: "r-1",
             now: OffsetDateTime::now_utc(),
         };
-        let opened = UserApiKeys::of(user, &self.reader, &self.opener, &self.audit, None)
+        let opened = UserApiKeys::of(user, &self.access, None)
             .get(provider, &event)
             .await?;
         // EXPOSE: the test compares it with what was saved.
@@ -267,7 +269,7 @@ async fn a_row_does_not_open_under_another_deploy_env() {
     let mut stack = stack().await;
     let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
-    stack.opener = Opener::new(
+    stack.access.opener = Opener::new(
         stack.services.kms.clone(),
         &config(&stack.services, "another"),
         OPENS,
@@ -385,11 +387,40 @@ async fn a_key_is_not_handed_out_unless_its_audit_record_is_written() {
     let a = stack.user("user_aaaaaaaa").await;
     stack.save(&a, Provider::Gemini, KEY_A).await;
     let dynamodb = stack.services.dynamodb.clone();
-    stack.audit = AuditWriter::new(dynamodb, "no-such-table".to_owned(), "test");
+    stack.access.audit = AuditWriter::new(dynamodb, "no-such-table".to_owned(), "test");
     assert!(matches!(
         stack.open(&a, Provider::Gemini).await,
         Err(KeyError::Table(TableError::Unavailable(_)))
     ));
+}
+
+#[tokio::test]
+async fn the_day_of_a_use_is_noted_once_and_never_on_another_key() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa").await;
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    let record = || async { stack.lister.list(&a).await.unwrap().remove(0) };
+    let saved = record().await;
+    assert_eq!(saved.last_used_at, None);
+    stack.open(&a, Provider::Gemini).await.unwrap();
+    let used = record().await;
+    let today = OffsetDateTime::now_utc().date();
+    assert_eq!(used.last_used_at, Some(format!("{today}T00:00:00Z")));
+    let rows = stack.items().await;
+    stack.open(&a, Provider::Gemini).await.unwrap();
+    assert_eq!(stack.items().await, rows, "a second use writes nothing");
+    // Replaced between the read and the note: the new key has not been used.
+    stack.save(&a, Provider::Gemini, KEY_B).await;
+    let now = OffsetDateTime::now_utc();
+    let marker = &stack.access.marker;
+    let late = marker.used(&a, Provider::Gemini, &saved, now).await;
+    assert!(matches!(late, Err(TableError::Condition)));
+    assert_eq!(record().await.last_used_at, None);
+    // Deleted: nothing comes back to life.
+    stack.writer.delete(&a, Provider::Gemini).await.unwrap();
+    let late = marker.used(&a, Provider::Gemini, &saved, now).await;
+    assert!(matches!(late, Err(TableError::Condition)));
+    assert!(stack.items().await.is_empty());
 }
 
 #[tokio::test]

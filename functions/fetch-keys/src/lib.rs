@@ -6,18 +6,17 @@ use lambda_http::{Body, Request, Response, http::Method};
 use serde::Serialize;
 use user_api_keys::{
     api_key::ApiKey,
-    audit::{self, AuditReader, AuditWriter},
+    audit::{self, AuditReader},
     auth::AuthSetupError,
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
     endpoint::{Call, Effect, Endpoint, Route, json},
-    key_table::{KeyLister, KeyReader, Record, ShownRecord, Status},
+    key_table::{KeyLister, Record, ShownRecord, Status},
     problem::Problem,
     provider::Provider,
     rate_limit::Class,
-    sealing::Opener,
-    user_api_keys::UserApiKeys,
+    user_api_keys::{KeyAccess, UserApiKeys},
 };
 use utoipa::{OpenApi, ToSchema};
 
@@ -95,9 +94,7 @@ pub struct Api;
 pub struct Deps {
     endpoint: Endpoint,
     lister: KeyLister,
-    reader: KeyReader,
-    opener: Opener,
-    audit: AuditWriter,
+    access: KeyAccess,
     trail: AuditReader,
     in_clear: &'static [Provider],
     developer: Option<DeveloperKeys>,
@@ -119,9 +116,7 @@ impl Deps {
         Ok(Self {
             endpoint: Endpoint::new(config, aws, NAME)?,
             lister: KeyLister::new(aws.dynamodb.clone(), table()),
-            reader: KeyReader::new(aws.dynamodb.clone(), table()),
-            opener: Opener::new(aws.kms.clone(), config, in_clear),
-            audit: AuditWriter::new(aws.dynamodb.clone(), table(), NAME),
+            access: KeyAccess::new(config, aws, NAME, in_clear),
             trail: AuditReader::new(aws.dynamodb.clone(), table()),
             in_clear,
             developer,
@@ -190,13 +185,7 @@ async fn list(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
 )]
 async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let keys = deps.lister.list(&call.user).await?;
-    let mine = UserApiKeys::of(
-        &call.user,
-        &deps.reader,
-        &deps.opener,
-        &deps.audit,
-        deps.developer.as_ref(),
-    );
+    let mine = UserApiKeys::of(&call.user, &deps.access, deps.developer.as_ref());
     let mut api_keys = BTreeMap::new();
     for &provider in deps.in_clear {
         let event = call.event(audit::Action::Export, Some(provider), None);

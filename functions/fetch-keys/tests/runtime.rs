@@ -321,9 +321,9 @@ async fn a_lambda_answers_logs_its_invocation_and_trace_and_raises_the_alarm_of_
             (&json!(REQUEST), &json!(TRACE))
         );
     }
-    // Count, Query, GetItem, record · Decrypt; and a second record when it did not open.
+    // Count, Query, GetItem, record, day · Decrypt; later a second record when it did not open.
     let calls = |n: usize| (requests[n]["dynamodb"].clone(), requests[n]["kms"].clone());
-    assert_eq!(calls(1), (json!(4), json!(1)));
+    assert_eq!(calls(1), (json!(5), json!(1)));
     assert_eq!(calls(3), (json!(5), json!(1)));
     assert_eq!(requests[3]["event"], "ciphertext_does_not_open");
     let alarms = lines.iter().filter(|line| line["sealing_failures"] == 1);

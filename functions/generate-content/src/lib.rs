@@ -5,19 +5,17 @@ mod gemini;
 use lambda_http::{Body, Request, Response, http::Method};
 use serde::{Deserialize, Serialize};
 use user_api_keys::{
-    audit::{self, AuditWriter},
+    audit,
     auth::AuthSetupError,
     aws::Aws,
     config::{Config, is_model_name},
     developer_keys::DeveloperKeys,
     endpoint::{Call, Effect, Endpoint, Route, json},
     https::HttpsError,
-    key_table::KeyReader,
     problem::Problem,
     provider::Provider,
     rate_limit::Class,
-    sealing::Opener,
-    user_api_keys::{Credential, UserApiKeys},
+    user_api_keys::{Credential, KeyAccess, UserApiKeys},
 };
 use utoipa::{OpenApi, ToSchema};
 
@@ -57,9 +55,7 @@ pub struct Api;
 /// All this function can reach.
 pub struct Deps {
     endpoint: Endpoint,
-    keys: KeyReader,
-    opener: Opener,
-    audit: AuditWriter,
+    access: KeyAccess,
     developer: Option<DeveloperKeys>,
     gemini: Gemini,
 }
@@ -81,12 +77,9 @@ impl Deps {
     /// # Errors
     /// [`SetupError`]
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
-        let table = || config.table_name.clone();
         Ok(Self {
             endpoint: Endpoint::new(config, aws, NAME)?,
-            keys: KeyReader::new(aws.dynamodb.clone(), table()),
-            opener: Opener::new(aws.kms.clone(), config, OPENS),
-            audit: AuditWriter::new(aws.dynamodb.clone(), table(), NAME),
+            access: KeyAccess::new(config, aws, NAME, OPENS),
             developer: DeveloperKeys::new(config),
             gemini: Gemini::new(config)?,
         })
@@ -166,13 +159,7 @@ async fn generate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
         .as_deref()
         .map_or(Ok(Provider::Gemini), str::parse)?;
     let prompt = checked(&request, provider)?;
-    let mine = UserApiKeys::of(
-        &call.user,
-        &deps.keys,
-        &deps.opener,
-        &deps.audit,
-        deps.developer.as_ref(),
-    );
+    let mine = UserApiKeys::of(&call.user, &deps.access, deps.developer.as_ref());
     let find = async { Ok(mine.find(provider).await?) };
     let (found, ()) = tokio::try_join!(find, call.let_through())?;
     let event = call.event(audit::Action::Open, Some(provider), None);

@@ -12,18 +12,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use user_api_keys::{
-    audit::{self, AuditWriter},
+    audit,
     auth::{Auth, AuthSetupError, TrustedCaller},
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    key_table::KeyReader,
     problem::{Code, Problem},
     provider::Provider,
-    sealing::Opener,
     telemetry::{Line, hashed},
     user::User,
-    user_api_keys::UserApiKeys,
+    user_api_keys::{KeyAccess, UserApiKeys},
 };
 
 /// Its name on Lambda and in the audit trail.
@@ -44,9 +42,7 @@ pub struct Deps {
     deploy_env: String,
     auth: Auth,
     trusted: Option<TrustedCaller>,
-    keys: KeyReader,
-    opener: Opener,
-    audit: AuditWriter,
+    access: KeyAccess,
     developer: Option<DeveloperKeys>,
 }
 
@@ -56,14 +52,11 @@ impl Deps {
     /// # Errors
     /// When callers could not be identified.
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
-        let table = || config.table_name.clone();
         Ok(Self {
             deploy_env: config.deploy_env.clone(),
             auth: Auth::new(config.mode, config.clerk.as_ref())?,
             trusted: TrustedCaller::new(config),
-            keys: KeyReader::new(aws.dynamodb.clone(), table()),
-            opener: Opener::new(aws.kms.clone(), config, Provider::ALL),
-            audit: AuditWriter::new(aws.dynamodb.clone(), table(), NAME),
+            access: KeyAccess::new(config, aws, NAME, Provider::ALL),
             developer: DeveloperKeys::new(config),
         })
     }
@@ -157,7 +150,7 @@ async fn open(
         now,
     };
     let developer = deps.developer.as_ref();
-    let mine = UserApiKeys::of(user, &deps.keys, &deps.opener, &deps.audit, developer);
+    let mine = UserApiKeys::of(user, &deps.access, developer);
     let mut answer = OpenAnswer {
         keys: BTreeMap::new(),
         missing: Vec::new(),

@@ -190,6 +190,65 @@ async fn unknown_routes_are_404_and_wrong_methods_405_with_what_is_allowed() {
 }
 
 #[tokio::test]
+async fn no_answer_is_stored_anywhere_or_taken_for_another_type() {
+    let folder = folder();
+    let server = production(&folder);
+    let invoke = "/2015-03-31/functions/open-keys/invocations";
+    for (method, path) in [
+        ("GET", "/"),
+        ("GET", KEYS),
+        ("OPTIONS", KEYS),
+        ("PUT", KEYS),
+        ("GET", "/api/nothing"),
+        ("POST", invoke),
+    ] {
+        let url = format!("{}{path}", server.url);
+        let request = Client::new().request(method.parse().unwrap(), url);
+        let response = request.send().await.unwrap();
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("cache-control"), "no-store", "{method} {path}");
+        assert_eq!(
+            header("x-content-type-options"),
+            "nosniff",
+            "{method} {path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_browser_may_ask_before_it_has_a_token_and_an_allowed_page_hears_so_on_failures_too() {
+    let folder = folder();
+    let mut command = command(
+        folder.path(),
+        &["--port", "0", "--in-memory", "--production"],
+    );
+    let server = start(clerk(command.env("ALLOWED_ORIGINS", "https://app.test")));
+    for (method, origin, status, named) in [
+        ("OPTIONS", "https://app.test", 204, true),
+        ("OPTIONS", "https://evil.test", 204, false),
+        ("GET", "https://app.test", 401, true),
+        ("GET", "https://evil.test", 401, false),
+        ("GET", "https://app.test.evil.test", 401, false),
+        ("GET", "null", 401, false),
+    ] {
+        let request =
+            Client::new().request(method.parse().unwrap(), format!("{}{KEYS}", server.url));
+        let response = request.header("origin", origin).send().await.unwrap();
+        let headers = response.headers();
+        assert_eq!(response.status(), status, "{method} {origin}");
+        assert_eq!(headers["vary"], "Origin");
+        let allowed = headers.get("access-control-allow-origin");
+        assert_eq!(
+            allowed.is_some_and(|value| value == origin),
+            named,
+            "{method} {origin}"
+        );
+        assert!(named || allowed.is_none(), "{origin}");
+        assert!(headers.get("access-control-allow-credentials").is_none());
+    }
+}
+
+#[tokio::test]
 async fn a_list_masks_every_key_at_one_length_and_names_every_provider() {
     let folder = folder();
     let server = production(&folder);

@@ -40,7 +40,12 @@ async fn every_request_leaves_one_line_that_counts_its_calls() {
         ),
         // count, Query
         (("GET", KEYS, None), ("fetch-keys", KEYS, 200, "ok", 2, 0)),
-        // two counts, row, record · Decrypt
+        // two counts, row, record, day · Decrypt
+        (
+            ("POST", "/api/generate", Some(prompt.clone())),
+            ("generate-content", "/api/generate", 200, "ok", 5, 1),
+        ),
+        // the same day again
         (
             ("POST", "/api/generate", Some(prompt)),
             ("generate-content", "/api/generate", 200, "ok", 4, 1),
