@@ -235,9 +235,10 @@ impl Problem {
         self
     }
 
-    /// Names what happened, for alarms that must tell it from other failures of the same code.
+    /// Names what happened, for alarms and metrics that must tell it from other failures of the same
+    /// code; every `unauthorized` has a name.
     #[must_use]
-    fn named(mut self, event: &'static str) -> Self {
+    pub fn named(mut self, event: &'static str) -> Self {
         self.event = Some(event);
         self
     }

@@ -183,7 +183,7 @@ async fn person(deps: &Deps, request: &OpenRequest, now: OffsetDateTime) -> Resu
         (None, Some(user_id), Some(trusted)) => trusted.user(user_id)?,
         (None, Some(_), None) => {
             let detail = "A user_id alone is not accepted; send the person's session token.";
-            return Err(Problem::new(Code::Unauthorized, detail));
+            return Err(Problem::new(Code::Unauthorized, detail).named("user id without a token"));
         }
         _ => return Err(Problem::invalid_request(format!("Send {SHAPE}."))),
     };
