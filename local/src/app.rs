@@ -12,11 +12,10 @@ use lambda_http::{
 };
 use tokio::net::TcpListener;
 use user_api_keys::{
-    auth::AuthSetupError,
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    endpoint::{Endpoint, Route, find, json, never_stored, path},
+    endpoint::{Endpoint, Route, SetupError, find, json, never_stored, path},
     origin::Origins,
     problem::{Code, Problem},
 };
@@ -55,20 +54,6 @@ pub struct App {
     open: open_keys::Deps,
 }
 
-/// Why the functions did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// Callers could not be identified.
-    #[error(transparent)]
-    Auth(#[from] AuthSetupError),
-    /// save-keys did not start.
-    #[error(transparent)]
-    Save(#[from] save_keys::SetupError),
-    /// generate-content did not start.
-    #[error(transparent)]
-    Generate(#[from] generate_content::SetupError),
-}
-
 /// Every HTTP route, with the function it belongs to.
 #[must_use]
 pub fn routes() -> Vec<Route<Function>> {
@@ -93,8 +78,8 @@ impl App {
     /// Gives each function what its own `main` would.
     ///
     /// # Errors
-    /// [`AppError`]
-    pub fn new(config: &Config, aws: &Aws) -> Result<Self, AppError> {
+    /// [`SetupError`]
+    pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
         Ok(Self {
             routes: routes(),
             endpoint: Endpoint::new(config, aws, "local")?,

@@ -10,13 +10,10 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use user_api_keys::{
     aws::Aws,
     config::{Config, ConfigError},
+    endpoint::SetupError,
 };
 
-use crate::{
-    app::{App, AppError},
-    stand_in::StandIn,
-    token,
-};
+use crate::{app::App, stand_in::StandIn, token};
 
 const CALLS: usize = 200;
 const CONCURRENCY: usize = 16;
@@ -62,7 +59,7 @@ pub enum DemoError {
     Config(#[from] ConfigError),
     /// The functions.
     #[error(transparent)]
-    App(#[from] AppError),
+    Setup(#[from] SetupError),
     /// Loopback HTTP.
     #[error(transparent)]
     Http(#[from] reqwest::Error),

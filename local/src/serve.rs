@@ -11,14 +11,12 @@ use tokio::{
 use user_api_keys::{
     aws::Aws,
     config::{Config, ConfigError},
+    endpoint::SetupError,
     mode::Mode,
     telemetry,
 };
 
-use crate::{
-    app::{App, AppError},
-    stand_in::StandIn,
-};
+use crate::{app::App, stand_in::StandIn};
 
 /// The stack's name for `--production` when `DEPLOY_ENV` gives none.
 const PRODUCTION: &str = "production";
@@ -54,7 +52,7 @@ pub enum ServeError {
     Config(#[from] ConfigError),
     /// The functions.
     #[error(transparent)]
-    App(#[from] AppError),
+    Setup(#[from] SetupError),
     /// Port in use.
     #[error("cannot listen on 127.0.0.1:{port}: {source}; choose another with --port")]
     Listen {

@@ -21,6 +21,7 @@ use crate::{
     auth::{Auth, AuthSetupError},
     aws::Aws,
     config::Config,
+    https::HttpsError,
     origin::Origins,
     problem::{Code, Problem},
     provider::Provider,
@@ -81,6 +82,17 @@ pub struct Endpoint {
     auth: Auth,
     origins: Origins,
     limiter: Limiter,
+}
+
+/// Why a function did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Callers could not be identified.
+    #[error(transparent)]
+    Auth(#[from] AuthSetupError),
+    /// No client for the providers.
+    #[error(transparent)]
+    Https(#[from] HttpsError),
 }
 
 /// How a request ended, and what is known of it by then.

@@ -7,11 +7,10 @@ use serde::Serialize;
 use user_api_keys::{
     api_key::ApiKey,
     audit::{self, AuditReader},
-    auth::AuthSetupError,
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    endpoint::{Call, Effect, Endpoint, Route, json},
+    endpoint::{Call, Effect, Endpoint, Route, SetupError, json},
     key_table::{KeyLister, Record, ShownRecord, Status},
     problem::Problem,
     provider::Provider,
@@ -105,8 +104,8 @@ impl Deps {
     /// their own, so there the opener has no list.
     ///
     /// # Errors
-    /// When callers could not be identified.
-    pub fn new(config: &Config, aws: &Aws) -> Result<Self, AuthSetupError> {
+    /// [`SetupError`]
+    pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
         let developer = DeveloperKeys::new(config);
         let in_clear = match developer {
             Some(_) => Provider::ALL,

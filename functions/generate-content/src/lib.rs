@@ -6,12 +6,10 @@ use lambda_http::{Body, Request, Response, http::Method};
 use serde::{Deserialize, Serialize};
 use user_api_keys::{
     audit,
-    auth::AuthSetupError,
     aws::Aws,
     config::{Config, is_model_name},
     developer_keys::DeveloperKeys,
-    endpoint::{Call, Effect, Endpoint, Route, json},
-    https::HttpsError,
+    endpoint::{Call, Effect, Endpoint, Route, SetupError, json},
     problem::Problem,
     provider::Provider,
     rate_limit::Class,
@@ -58,17 +56,6 @@ pub struct Deps {
     access: KeyAccess,
     developer: Option<DeveloperKeys>,
     gemini: Gemini,
-}
-
-/// Why the function did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// Callers could not be identified.
-    #[error(transparent)]
-    Auth(#[from] AuthSetupError),
-    /// No client for the providers.
-    #[error(transparent)]
-    Https(#[from] HttpsError),
 }
 
 impl Deps {

@@ -1,0 +1,66 @@
+//! Deletes one key, or all.
+
+use lambda_http::{Body, Response, http::StatusCode};
+use user_api_keys::{
+    audit,
+    endpoint::{Call, empty},
+    problem::Problem,
+    provider::Provider,
+};
+
+use crate::{Action, Deps};
+
+/// Delete a key.
+///
+/// The files first: a row that is left over is deleted by the next try, a line that is left over
+/// would still be used.
+#[utoipa::path(
+    delete,
+    path = "/api/onboarding/api-keys/{provider}",
+    params(("provider" = Provider, Path)),
+    responses(
+        (status = 204, description = "there is no such key any more"),
+        (status = 400, description = "unknown_provider"),
+    )
+)]
+pub(crate) async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let provider: Provider = call.segment.parse()?;
+    let _order = deps.in_order().await;
+    remove_lines(deps, &[provider])?;
+    let event = call.event(audit::Action::Delete, Some(provider), None);
+    let work = deps.keys.delete(&call.user, provider);
+    deps.audited(&call.user, &event, work).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// Delete every key.
+///
+/// As [`delete`], for every provider.
+#[utoipa::path(
+    delete,
+    path = "/api/onboarding/api-keys",
+    responses((status = 204, description = "there is no key any more"))
+)]
+pub(crate) async fn delete_all(
+    deps: &Deps,
+    call: &Call<Action>,
+) -> Result<Response<Body>, Problem> {
+    let _order = deps.in_order().await;
+    remove_lines(deps, Provider::ALL)?;
+    let event = call.event(audit::Action::Delete, None, None);
+    let work = deps.keys.delete_all(&call.user);
+    deps.audited(&call.user, &event, work).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+fn remove_lines(deps: &Deps, providers: &[Provider]) -> Result<(), Problem> {
+    let Some(developer) = &deps.developer else {
+        return Ok(());
+    };
+    let mut providers = providers.iter();
+    providers
+        .try_for_each(|&provider| developer.remove(provider))
+        .map_err(|error| {
+            Problem::internal(format!("a line of an .env file was not removed: {error}"))
+        })
+}
