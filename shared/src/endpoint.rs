@@ -12,7 +12,11 @@ use lambda_http::{
         request::Parts,
     },
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, DeserializeOwned},
+};
+use serde_json::Number;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
@@ -385,6 +389,27 @@ fn refused(error: LimitError) -> (Result<Response<Body>, Problem>, Option<Allowa
     (Err(error.into()), left)
 }
 
+/// For a field with an optional whole number: also one written as `7.0`, since JSON and JSON Schema
+/// know one kind of number.
+///
+/// # Errors
+/// For anything else, and for what does not fit into `T`.
+pub fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(d: D) -> Result<Option<T>, D::Error> {
+    /// Up to here every whole number is exactly one `f64`.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let Some(number) = Option::<Number>::deserialize(d)? else {
+        return Ok(None);
+    };
+    let exact = |number: &f64| (0.0..EXACT_MAX).contains(number) && number.fract() == 0.0;
+    let whole = number.as_u64().or_else(|| {
+        let number = number.as_f64().filter(exact)?;
+        Some(number as u64)
+    });
+    let fits = whole.and_then(|whole| T::try_from(whole).ok());
+    fits.map(Some)
+        .ok_or_else(|| de::Error::custom("not a whole number"))
+}
+
 /// 200 with a JSON body.
 ///
 /// # Errors
@@ -491,6 +516,29 @@ mod tests {
             effect: Effect::Acts,
         },
     ];
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_point_and_nothing_else_passes() {
+        let read = |text: &str| {
+            let read: Result<Option<u16>, _> = whole(&mut serde_json::Deserializer::from_str(text));
+            read.ok()
+        };
+        for (text, number) in [
+            ("7", 7),
+            ("7.0", 7),
+            ("70e-1", 7),
+            ("0", 0),
+            ("65535.0", 65_535),
+        ] {
+            assert_eq!(read(text), Some(Some(number)), "{text}");
+        }
+        assert_eq!(read("null"), Some(None));
+        for text in [
+            "7.5", "-1", "-1.0", "65536", "1e300", "\"7\"", "true", "[7]", "{}",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_path_matches_as_a_whole_or_not_at_all() {

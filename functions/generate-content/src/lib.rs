@@ -9,7 +9,7 @@ use user_api_keys::{
     aws::Aws,
     config::{Config, is_model_name},
     developer_keys::DeveloperKeys,
-    endpoint::{Call, Effect, Endpoint, Route, SetupError, json},
+    endpoint::{Call, Effect, Endpoint, Route, SetupError, json, whole},
     problem::Problem,
     provider::Provider,
     rate_limit::Class,
@@ -95,7 +95,8 @@ struct GenerateRequest {
     model: Option<String>,
     /// How to write it.
     system: Option<String>,
-    #[schema(minimum = 1, maximum = 1_000_000)]
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(required = false, minimum = 1, maximum = 1_000_000)]
     max_output_tokens: Option<u32>,
     #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,

@@ -27,8 +27,7 @@ fn maybe_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 #[serde(deny_unknown_fields)]
 #[schema(min_properties = 1, example = json!({"enabled": false}))]
 struct ChangeRequest {
-    /// `false` pauses it.
-    #[schema(nullable = false)]
+    /// `false` pauses it; null leaves it as it is.
     enabled: Option<bool>,
     /// The person's own words; null takes them away.
     #[serde(default, deserialize_with = "maybe_null")]

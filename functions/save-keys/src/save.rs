@@ -8,7 +8,7 @@ use user_api_keys::{
     api_key::ApiKey,
     audit::{self, Outcome},
     config::CheckOnSave,
-    endpoint::{Call, json},
+    endpoint::{Call, json, whole},
     key_table::{NewKey, Status},
     problem::{Code, Problem},
     provider::Provider,
@@ -39,7 +39,8 @@ struct SaveRequest {
     #[schema(max_length = 200)]
     description: Option<String>,
     /// The key is not opened any more after so many days; never, if left out.
-    #[schema(minimum = 1, maximum = 3650)]
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(required = false, minimum = 1, maximum = 3650)]
     expires_in_days: Option<u16>,
 }
 
