@@ -99,12 +99,12 @@ pub enum SetupError {
     Https(#[from] HttpsError),
 }
 
-/// How a request ended, and what is known of it by then.
-struct Done {
-    route: &'static str,
+/// What is known of a request when it ends.
+#[derive(Default)]
+struct Known {
+    route: Option<&'static str>,
     user: Option<String>,
     allowance: Option<Allowance>,
-    result: Result<Response<Body>, Problem>,
 }
 
 impl Endpoint {
@@ -148,21 +148,20 @@ impl Endpoint {
         let request_id = line.request_id().to_owned();
         let (parts, body) = request.into_parts();
         line.method = shown(&parts.method);
-        let run = self.run(routes, &parts, body, &request_id, act);
-        let done = line.counting(run).await;
-        line.route = done.route;
-        line.user = done.user;
-        let (status, problem) = match &done.result {
+        let mut known = Known::default();
+        let run = self.run(routes, &parts, body, &request_id, act, &mut known);
+        let result = line.counting(run).await;
+        line.route = known.route.unwrap_or(line.route);
+        line.user = known.user;
+        let (status, problem) = match &result {
             Ok(response) => (response.status(), None),
             Err(problem) => (problem.status(), Some(problem)),
         };
         line.end(status.as_u16(), problem);
-        let mut response = done
-            .result
-            .unwrap_or_else(|problem| problem.response(&request_id));
+        let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
         let headers = response.headers_mut();
         never_stored(headers);
-        if let Some(allowance) = done.allowance {
+        if let Some(allowance) = known.allowance {
             headers.insert("ratelimit-limit", allowance.limit.into());
             headers.insert("ratelimit-remaining", allowance.remaining.into());
             headers.insert("ratelimit-reset", allowance.reset_s.into());
@@ -171,6 +170,7 @@ impl Endpoint {
         response
     }
 
+    /// Notes in `known` what it finds out on the way.
     async fn run<A, F, R>(
         &self,
         routes: &[Route<A>],
@@ -178,43 +178,23 @@ impl Endpoint {
         body: Body,
         request_id: &str,
         act: F,
-    ) -> Done
+        known: &mut Known,
+    ) -> Result<Response<Body>, Problem>
     where
         A: Copy,
         F: FnOnce(Call<A>) -> R,
         R: Future<Output = Result<Response<Body>, Problem>>,
     {
-        let mut done = Done {
-            route: "-",
-            user: None,
-            allowance: None,
-            result: Ok(empty(StatusCode::NO_CONTENT)),
-        };
-        let found = self.origins.admit(&parts.headers).and_then(|()| {
+        self.origins.admit(&parts.headers)?;
+        if parts.method == Method::OPTIONS {
             // A browser asks before it sends; it has no token yet.
-            match parts.method == Method::OPTIONS {
-                true => Ok(None),
-                false => find(routes, &parts.method, path(&parts.uri, parts)).map(Some),
-            }
-        });
-        let (route, segment) = match found {
-            Ok(Some(found)) => found,
-            Ok(None) => return done,
-            Err(problem) => {
-                done.result = Err(problem);
-                return done;
-            }
-        };
-        done.route = route.path;
+            return Ok(empty(StatusCode::NO_CONTENT));
+        }
+        let (route, segment) = find(routes, &parts.method, path(&parts.uri, parts))?;
+        known.route = Some(route.path);
         let now = OffsetDateTime::now_utc();
-        let user = match self.admit(route, &parts.headers, now).await {
-            Ok(user) => user,
-            Err(problem) => {
-                done.result = Err(problem);
-                return done;
-            }
-        };
-        done.user = Some(hashed(&self.deploy_env, user.id()));
+        let user = self.admit(route, &parts.headers, now).await?;
+        known.user = Some(hashed(&self.deploy_env, user.id()));
         let (tell, counted) = watch::channel(None);
         let counted_user = user.clone();
         let count = async {
@@ -235,8 +215,9 @@ impl Endpoint {
             body,
             counted,
         }));
-        (done.result, done.allowance) = within_limit(route.effect, count, work).await;
-        done
+        let (result, left) = within_limit(route.effect, count, work).await;
+        known.allowance = left;
+        result
     }
 
     /// Who is calling, if they may call this route.

@@ -14,7 +14,13 @@ use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, registry, util::SubscriberInitExt as _,
 };
 
-use crate::{config::Config, mode::Mode, problem::Problem, provider::Provider, user::UserId};
+use crate::{
+    config::Config,
+    mode::Mode,
+    problem::{Code, Problem},
+    provider::Provider,
+    user::UserId,
+};
 
 /// Our crates, as `tracing` names them.
 const OURS: &[&str] = &[
@@ -189,19 +195,25 @@ impl Line {
 
     /// Writes it.
     pub fn end(self, status: u16, problem: Option<&Problem>) {
+        let latency = self.started.elapsed();
+        let code = problem.map_or("ok", |problem| problem.code().as_str());
+        let route = format!("{} {}", self.method, self.route);
+        histogram!("latency", "function" => self.function, "route" => route)
+            .record(latency.as_secs_f64() * 1e3);
+        if let Some(problem) = problem {
+            count_failure(self.function, problem);
+        }
         let Self {
             function,
             request_id,
             trace_id,
-            started,
             calls: (dynamodb, kms),
             route,
             method,
             user,
+            ..
         } = self;
-        let latency = started.elapsed();
         let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
-        let code = problem.map_or("ok", |problem| problem.code().as_str());
         let cause = problem
             .map(Problem::cause)
             .filter(|cause| !cause.is_empty());
@@ -218,24 +230,21 @@ impl Line {
             true => line!(error),
             false => line!(info),
         }
-        let route = format!("{method} {route}");
-        histogram!("latency", "function" => function, "route" => route)
-            .record(latency.as_secs_f64() * 1e3);
-        if let Some(problem) = problem {
-            counter!("failures", "function" => function, "code" => code).increment(1);
-            let event = problem.event().unwrap_or_default();
-            match problem.code() {
-                crate::problem::Code::Unauthorized => {
-                    counter!("unauthorized", "function" => function, "reason" => event)
-                        .increment(1);
-                }
-                _ if !event.is_empty() => {
-                    counter!("sealing_failures", "function" => function, "kind" => event)
-                        .increment(1);
-                }
-                _ => {}
-            }
-        }
         flush();
     }
+}
+
+fn count_failure(function: &'static str, problem: &Problem) {
+    let code = problem.code();
+    counter!("failures", "function" => function, "code" => code.as_str()).increment(1);
+    let Some(event) = problem.event() else {
+        return;
+    };
+    let named = match code {
+        Code::Unauthorized => {
+            counter!("unauthorized", "function" => function, "reason" => event)
+        }
+        _ => counter!("sealing_failures", "function" => function, "kind" => event),
+    };
+    named.increment(1);
 }
