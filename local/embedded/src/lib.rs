@@ -42,6 +42,11 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The SDK did not reach the embedded DynamoDB.
+    #[error(
+        "the embedded DynamoDB cannot be reached; behind an HTTP proxy, set NO_PROXY=127.0.0.1"
+    )]
+    NoAnswer,
     /// The database did not open, or the table could not be made.
     #[error("{0}")]
     Service(String),
@@ -171,7 +176,7 @@ async fn create_table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Result
         .await
         .map_err(|error| error.into_service_error())
     {
-        Err(error) if !error.is_resource_in_use_exception() => Err(service(error)),
+        Err(error) if !error.is_resource_in_use_exception() => Err(StartError::NoAnswer),
         // Made now, or by an earlier start.
         _ => Ok(()),
     }

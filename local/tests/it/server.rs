@@ -242,6 +242,14 @@ async fn the_copilotkit_key_also_reaches_the_front_end_and_a_delete_takes_it_bac
     assert_eq!(list["configured_providers"], json!([]));
 }
 
+#[test]
+fn behind_a_proxy_it_says_what_to_set() {
+    let folder = folder();
+    let mut command = command(folder.path(), &["--port", "0", "--in-memory"]);
+    let said = fails(command.env("HTTP_PROXY", "http://127.0.0.1:1"));
+    assert!(said.contains("NO_PROXY=127.0.0.1"), "{said}");
+}
+
 #[tokio::test]
 async fn the_status_page_says_which_providers_have_a_key_and_never_the_key() {
     let folder = folder();
