@@ -16,6 +16,7 @@ use user_api_keys::{
     config::Config,
     developer_keys::DeveloperKeys,
     endpoint::{Endpoint, Route, SetupError, find, json, never_stored, path},
+    events::{AnyBody, in_one_piece},
     origin::Origins,
     problem::{Code, Problem},
 };
@@ -49,7 +50,7 @@ pub struct App {
     page: Page,
     save: save_keys::Deps,
     fetch: fetch_keys::Deps,
-    generate: generate_content::Deps,
+    generate: Arc<generate_content::Deps>,
     onboarding: onboarding::Deps,
     open: open_keys::Deps,
 }
@@ -94,7 +95,20 @@ impl App {
     }
 
     /// Answers one request with the function it belongs to.
-    pub async fn answer(&self, request: Request) -> Response<Body> {
+    pub async fn answer(&self, request: Request) -> Response<AnyBody> {
+        if matches!(self.function(&request), Some(Function::Generate)) {
+            return generate_content::handle(&self.generate, request).await;
+        }
+        in_one_piece(self.answer_whole(request).await)
+    }
+
+    /// The function whose route this is.
+    fn function(&self, request: &Request) -> Option<Function> {
+        let found = find(&self.routes, request.method(), path(request.uri(), request));
+        found.ok().map(|(route, _)| route.action)
+    }
+
+    async fn answer_whole(&self, request: Request) -> Response<Body> {
         let path = path(request.uri(), &request);
         if (request.method(), path) == (&Method::GET, "/") {
             let host = request.headers().get(HOST).and_then(|v| v.to_str().ok());
@@ -106,14 +120,15 @@ impl App {
         if (request.method(), path) == (&Method::POST, OPEN_KEYS) {
             return self.invoke(&request).await;
         }
-        let found = find(&self.routes, request.method(), path);
-        match found.map(|(route, _)| route.action) {
-            Ok(Function::Save) => save_keys::handle(&self.save, request).await,
-            Ok(Function::Fetch) => fetch_keys::handle(&self.fetch, request).await,
-            Ok(Function::Generate) => generate_content::handle(&self.generate, request).await,
-            Ok(Function::Onboarding) => onboarding::handle(&self.onboarding, request).await,
+        match self.function(&request) {
+            Some(Function::Save) => save_keys::handle(&self.save, request).await,
+            Some(Function::Fetch) => fetch_keys::handle(&self.fetch, request).await,
+            Some(Function::Generate) => {
+                generate_content::handle_buffered(&self.generate, request).await
+            }
+            Some(Function::Onboarding) => onboarding::handle(&self.onboarding, request).await,
             // No route: the endpoint fails, or answers a browser's OPTIONS, before it acts.
-            Err(_) => {
+            None => {
                 let act = async |_| Err(Problem::not_found());
                 self.endpoint.answer(&self.routes, request, act).await
             }
@@ -172,20 +187,17 @@ impl App {
 }
 
 /// Between the server's body type and Lambda's.
-async fn relay(State(app): State<Arc<App>>, request: axum::extract::Request) -> Response<String> {
+async fn relay(State(app): State<Arc<App>>, request: axum::extract::Request) -> Response<AnyBody> {
     let (parts, body) = request.into_parts();
     let mut response = match axum::body::to_bytes(body, BODY_MAX_BYTES).await {
         Ok(bytes) => {
             let body = Body::from(bytes.to_vec());
             app.answer(Request::from_parts(parts, body)).await
         }
-        Err(_) => Problem::too_large(BODY_MAX_BYTES).response("-"),
+        Err(_) => in_one_piece(Problem::too_large(BODY_MAX_BYTES).response("-")),
     };
     never_stored(response.headers_mut());
-    response.map(|body| match body {
-        Body::Text(text) => text,
-        _ => String::new(),
-    })
+    response
 }
 
 /// The status of an answer that could not be made.

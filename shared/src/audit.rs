@@ -56,6 +56,8 @@ pub enum Outcome {
     Ok,
     /// It was allowed, and then did not happen.
     Failed,
+    /// The caller went away before the answer was whole.
+    Abandoned,
     /// The key is paused, expired, does not open, or its provider does not take it.
     Refused,
 }
@@ -66,6 +68,7 @@ impl Outcome {
             Self::Ok => "ok",
             Self::Failed => "failed",
             Self::Refused => "refused",
+            Self::Abandoned => "abandoned",
         }
     }
 }
@@ -183,7 +186,7 @@ pub struct Record {
     pub function: String,
     /// In which request.
     pub request_id: String,
-    /// `ok`, `failed` or `refused`.
+    /// `ok`, `failed`, `refused` or `abandoned`.
     pub outcome: String,
 }
 

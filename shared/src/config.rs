@@ -14,8 +14,6 @@ use crate::{
     rate_limit::{Class, Limit, Window},
 };
 
-/// The newest stable Gemini model known.
-const GEMINI_MODEL: &str = "gemini-3.8-flash";
 /// Where the front end's development servers listen.
 const LOCAL_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
 /// Longest model name, in bytes.
@@ -44,8 +42,12 @@ pub struct Config {
     pub environment_keys: Vec<(Provider, SecretString)>,
     /// `ALLOWED_ORIGINS`, comma-separated: front ends that may call.
     pub allowed_origins: Vec<String>,
-    /// `GEMINI_MODEL`: used when a request names none.
-    pub gemini_model: String,
+    /// `GEMINI_MODEL`, …: used when a request names none.
+    models: Vec<(Provider, String)>,
+    /// `ALLOWED_MODELS`, comma-separated: what a request may name; empty is anything.
+    pub allowed_models: Vec<String>,
+    /// `AWS_SAM_LOCAL`: a gateway that cannot pass on an answer in pieces.
+    pub buffers_answers: bool,
     /// `GEMINI_BASE_URL`, …: providers that are somewhere else, outside a real Lambda only.
     pub base_urls: Vec<(Provider, String)>,
     /// `OPEN_KEYS_TRUST_CALLER`: whether open-keys takes a bare user id.
@@ -215,7 +217,8 @@ impl Config {
                     .to_owned(),
             );
         }
-        let gemini_model = reader.gemini_model();
+        let models = reader.models();
+        let allowed_models = comma_list(&reader.optional("ALLOWED_MODELS").unwrap_or_default());
         let base_urls = reader.base_urls(lambda_function.is_some() && !local_runner);
         let rate_limits = reader.rate_limits();
         let check_on_save = reader.check_on_save();
@@ -237,7 +240,9 @@ impl Config {
                 frontend_env_file,
                 environment_keys,
                 allowed_origins,
-                gemini_model,
+                models,
+                allowed_models,
+                buffers_answers: local_runner,
                 base_urls,
                 open_keys_trust_caller,
                 rate_limits,
@@ -257,6 +262,16 @@ impl Config {
         redirected
             .find(|(p, _)| *p == provider)
             .map_or(provider.facts().base_url, |(_, url)| url)
+    }
+}
+
+impl Config {
+    /// The model of a provider where a request names none; empty for one that writes no text.
+    #[must_use]
+    pub fn model(&self, provider: Provider) -> &str {
+        let mut models = self.models.iter();
+        let found = models.find(|(p, _)| *p == provider);
+        found.map_or("", |(_, model)| model)
     }
 }
 
@@ -301,17 +316,23 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         arn
     }
 
-    fn gemini_model(&mut self) -> String {
-        let model = self
-            .optional("GEMINI_MODEL")
-            .unwrap_or_else(|| GEMINI_MODEL.to_owned());
-        if !is_model_name(&model) {
-            self.wrong.push(
-                "GEMINI_MODEL is not a model's name: small letters, digits, dots and dashes"
-                    .to_owned(),
-            );
+    fn models(&mut self) -> Vec<(Provider, String)> {
+        let mut models = Vec::new();
+        for &provider in Provider::ALL {
+            let Some(writes) = &provider.facts().writes else {
+                continue;
+            };
+            let name = writes.model_env;
+            let model = self.optional(name);
+            let model = model.unwrap_or_else(|| writes.model.to_owned());
+            if !is_model_name(&model) {
+                self.wrong.push(format!(
+                    "{name} is not a model's name: small letters, digits, dots and dashes"
+                ));
+            }
+            models.push((provider, model));
         }
-        model
+        models
     }
 
     /// Whoever sets these receives people's keys, so a real Lambda refuses them.

@@ -4,12 +4,13 @@
 //! a [`Call`], and a `Call` holds a `User`, so no handler can run for nobody. Must not know what
 //! any handler does.
 
+use std::time::{Duration, SystemTime};
+
 use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{
         HeaderMap, HeaderValue, Method, StatusCode, Uri,
-        header::{CACHE_CONTROL, CONTENT_TYPE, IF_MATCH, X_CONTENT_TYPE_OPTIONS},
-        request::Parts,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, IF_MATCH, X_CONTENT_TYPE_OPTIONS},
     },
 };
 use serde::{
@@ -25,6 +26,7 @@ use crate::{
     auth::{Auth, AuthSetupError},
     aws::Aws,
     config::Config,
+    events::{AnyBody, Reply, in_one_piece},
     https::HttpsError,
     origin::Origins,
     problem::{Code, Problem},
@@ -75,6 +77,7 @@ pub struct Call<A> {
     pub request_id: String,
     query: String,
     headers: HeaderMap,
+    deadline_ms: Option<u64>,
     body: Body,
     counted: watch::Receiver<Option<bool>>,
 }
@@ -144,53 +147,106 @@ impl Endpoint {
         F: FnOnce(Call<A>) -> R,
         R: Future<Output = Result<Response<Body>, Problem>>,
     {
-        let mut line = Line::start(self.function, request.lambda_context_ref());
+        let asked = request.headers().clone();
+        let (line, known, result) = self.run(routes, request, act).await;
         let request_id = line.request_id().to_owned();
-        let (parts, body) = request.into_parts();
-        line.method = shown(&parts.method);
-        let mut known = Known::default();
-        let run = self.run(routes, &parts, body, &request_id, act, &mut known);
-        let result = line.counting(run).await;
-        line.route = known.route.unwrap_or(line.route);
-        line.user = known.user;
-        let (status, problem) = match &result {
-            Ok(response) => (response.status(), None),
-            Err(problem) => (problem.status(), Some(problem)),
-        };
-        line.end(status.as_u16(), problem);
+        match &result {
+            Ok(response) => line.end(response.status().as_u16(), None),
+            Err(problem) => line.end(problem.status().as_u16(), Some(problem)),
+        }
         let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
-        let headers = response.headers_mut();
+        self.describe(&asked, &known, response.headers_mut());
+        response
+    }
+
+    /// As [`Self::answer`], where an answer may also be events that come one by one. Their line in the
+    /// log is written when the last of them has been sent, and before the body ends.
+    pub async fn answer_or_stream<A, F, R>(
+        &self,
+        routes: &[Route<A>],
+        request: Request,
+        act: F,
+    ) -> Response<AnyBody>
+    where
+        A: Copy,
+        F: FnOnce(Call<A>) -> R,
+        R: Future<Output = Result<Reply, Problem>>,
+    {
+        let asked = request.headers().clone();
+        let (line, known, result) = self.run(routes, request, act).await;
+        let request_id = line.request_id().to_owned();
+        let mut response = match result {
+            Ok(Reply::Events(events)) => events.response(line),
+            Ok(Reply::Whole(response)) => {
+                line.end(response.status().as_u16(), None);
+                in_one_piece(response)
+            }
+            Err(problem) => {
+                line.end(problem.status().as_u16(), Some(&problem));
+                in_one_piece(problem.response(&request_id))
+            }
+        };
+        self.describe(&asked, &known, response.headers_mut());
+        response
+    }
+
+    /// The headers that every answer carries.
+    fn describe(&self, asked: &HeaderMap, known: &Known, headers: &mut HeaderMap) {
         never_stored(headers);
         if let Some(allowance) = known.allowance {
             headers.insert("ratelimit-limit", allowance.limit.into());
             headers.insert("ratelimit-remaining", allowance.remaining.into());
             headers.insert("ratelimit-reset", allowance.reset_s.into());
         }
-        self.origins.describe(&parts.headers, headers);
-        response
+        self.origins.describe(asked, headers);
     }
 
-    /// Notes in `known` what it finds out on the way.
-    async fn run<A, F, R>(
+    async fn run<A, F, R, T>(
         &self,
         routes: &[Route<A>],
-        parts: &Parts,
-        body: Body,
-        request_id: &str,
+        request: Request,
         act: F,
-        known: &mut Known,
-    ) -> Result<Response<Body>, Problem>
+    ) -> (Line, Known, Result<T, Problem>)
     where
         A: Copy,
         F: FnOnce(Call<A>) -> R,
-        R: Future<Output = Result<Response<Body>, Problem>>,
+        R: Future<Output = Result<T, Problem>>,
+        T: From<Response<Body>>,
     {
+        let mut line = Line::start(self.function, request.lambda_context_ref());
+        line.method = shown(request.method());
+        let request_id = line.request_id().to_owned();
+        let mut known = Known::default();
+        let work = self.admitted(routes, request, &request_id, act, &mut known);
+        let result = line.counting(work).await;
+        line.route = known.route.unwrap_or(line.route);
+        line.user = known.user.take();
+        (line, known, result)
+    }
+
+    /// Notes in `known` what it finds out on the way.
+    async fn admitted<A, F, R, T>(
+        &self,
+        routes: &[Route<A>],
+        request: Request,
+        request_id: &str,
+        act: F,
+        known: &mut Known,
+    ) -> Result<T, Problem>
+    where
+        A: Copy,
+        F: FnOnce(Call<A>) -> R,
+        R: Future<Output = Result<T, Problem>>,
+        T: From<Response<Body>>,
+    {
+        let deadline = request.lambda_context_ref().map(|context| context.deadline);
+        let (parts, body) = request.into_parts();
         self.origins.admit(&parts.headers)?;
         if parts.method == Method::OPTIONS {
             // A browser asks before it sends; it has no token yet.
-            return Ok(empty(StatusCode::NO_CONTENT));
+            return Ok(empty(StatusCode::NO_CONTENT).into());
         }
-        let (route, segment) = find(routes, &parts.method, path(&parts.uri, parts))?;
+        let (route, segment) = find(routes, &parts.method, path(&parts.uri, &parts))?;
         known.route = Some(route.path);
         let now = OffsetDateTime::now_utc();
         let user = self.admit(route, &parts.headers, now).await?;
@@ -211,7 +267,8 @@ impl Endpoint {
             now,
             request_id: request_id.to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
-            headers: parts.headers.clone(),
+            headers: parts.headers,
+            deadline_ms: deadline,
             body,
             counted,
         }));
@@ -284,6 +341,24 @@ impl<A> Call<A> {
         }
     }
 
+    /// Time until Lambda ends this invocation; `None` elsewhere.
+    #[must_use]
+    pub fn time_left(&self) -> Option<Duration> {
+        let deadline = Duration::from_millis(self.deadline_ms?);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Some(deadline.saturating_sub(now.unwrap_or_default()))
+    }
+
+    /// Whether the caller asks for server-sent events in `Accept`.
+    #[must_use]
+    pub fn accepts_events(&self) -> bool {
+        let accept = self
+            .headers
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok());
+        accept.is_some_and(|accept| accept.contains("text/event-stream"))
+    }
+
     /// The version in `If-Match: "<version>"`, where there is one.
     ///
     /// # Errors
@@ -344,11 +419,11 @@ impl<A> Call<A> {
 }
 
 /// Does `work` if the count allows it.
-async fn within_limit(
+async fn within_limit<T>(
     effect: Effect,
     count: impl Future<Output = Result<Option<Allowance>, LimitError>>,
-    work: impl Future<Output = Result<Response<Body>, Problem>>,
-) -> (Result<Response<Body>, Problem>, Option<Allowance>) {
+    work: impl Future<Output = Result<T, Problem>>,
+) -> (Result<T, Problem>, Option<Allowance>) {
     let (counted, done) = match effect {
         Effect::Looks | Effect::ReadsThenActs => tokio::join!(count, work),
         Effect::Acts => match count.await {
@@ -362,7 +437,7 @@ async fn within_limit(
     }
 }
 
-fn refused(error: LimitError) -> (Result<Response<Body>, Problem>, Option<Allowance>) {
+fn refused<T>(error: LimitError) -> (Result<T, Problem>, Option<Allowance>) {
     let left = match &error {
         LimitError::Limited(left) => Some(*left),
         LimitError::Table(_) => None,

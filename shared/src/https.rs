@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lambda_http::http::{HeaderValue, StatusCode};
+use lambda_http::http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest::{Client, RequestBuilder, redirect::Policy};
 
 const CONNECT: Duration = Duration::from_secs(3);
@@ -18,6 +18,8 @@ pub struct Https(Client);
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
     /// The body; other people's text, which may repeat a key.
     pub body: Vec<u8>,
 }
@@ -71,6 +73,18 @@ impl Https {
         Ok(Self(client.build()?))
     }
 
+    /// A client for answers that come in pieces: whoever reads them keeps the time.
+    ///
+    /// # Errors
+    /// [`HttpsError::Setup`]
+    pub fn without_end() -> Result<Self, HttpsError> {
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT);
+        Ok(Self(client.build()?))
+    }
+
     /// `GET`.
     pub fn get(&self, url: &str) -> RequestBuilder {
         self.0.get(url)
@@ -87,8 +101,16 @@ impl Https {
 /// # Errors
 /// [`HttpsError`]; any status is an answer.
 pub async fn answer(request: RequestBuilder, max_bytes: usize) -> Result<Answer, HttpsError> {
-    let mut response = request.send().await?;
+    read(request.send().await?, max_bytes).await
+}
+
+/// Reads an answer whose status is there, at most `max_bytes` of it.
+///
+/// # Errors
+/// [`HttpsError`]
+pub async fn read(mut response: reqwest::Response, max_bytes: usize) -> Result<Answer, HttpsError> {
     let status = response.status();
+    let headers = std::mem::take(response.headers_mut());
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
@@ -96,7 +118,11 @@ pub async fn answer(request: RequestBuilder, max_bytes: usize) -> Result<Answer,
             return Err(HttpsError::TooLarge);
         }
     }
-    Ok(Answer { status, body })
+    Ok(Answer {
+        status,
+        headers,
+        body,
+    })
 }
 
 /// A header that no `Debug` shows.

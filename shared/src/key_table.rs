@@ -560,6 +560,37 @@ impl KeyMarker {
     }
 }
 
+impl KeyMarker {
+    /// Notes that the provider refuses this key: one `UpdateItem`.
+    ///
+    /// # Errors
+    /// [`TableError::Condition`] when the key was replaced or deleted meanwhile.
+    pub async fn refused(
+        &self,
+        user: &User,
+        provider: Provider,
+        kid: &str,
+        now: OffsetDateTime,
+    ) -> Result<(), TableError> {
+        self.0
+            .dynamodb
+            .update_item()
+            .table_name(&self.0.name)
+            .set_key(Some(primary_key(user, provider)))
+            .update_expression("SET #status=:invalid, checked_at=:now, rev=rev+:one")
+            .condition_expression("attribute_exists(pk) AND kid=:kid")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":invalid", text(Status::Invalid.as_str()))
+            .expression_attribute_values(":now", text(&now.format(&Rfc3339)?))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":kid", text(kid))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        Ok(())
+    }
+}
+
 fn version(row: &HashMap<String, AttributeValue>) -> Result<u64, TableError> {
     let version = row.get("ver").and_then(|ver| ver.as_n().ok()?.parse().ok());
     version.ok_or(TableError::Corrupt("no version"))

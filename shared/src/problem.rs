@@ -120,7 +120,7 @@ pub struct Problem {
 /// A failure, `application/problem+json` (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub(crate) struct Shown<'a> {
+pub struct Shown<'a> {
     /// `urn:user-api-keys:problem:<code>`.
     r#type: String,
     /// What happened, in few words.
@@ -278,7 +278,9 @@ impl Problem {
         self.event
     }
 
-    pub(crate) fn shown<'a>(&'a self, request_id: &'a str) -> Shown<'a> {
+    /// The answer's body; also what an event says when a stream fails.
+    #[must_use]
+    pub fn shown<'a>(&'a self, request_id: &'a str) -> Shown<'a> {
         Shown {
             r#type: format!("urn:user-api-keys:problem:{}", self.code.as_str()),
             title: self.code.title(),

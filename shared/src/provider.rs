@@ -10,7 +10,7 @@ use utoipa::{
 macro_rules! providers {
     ($($variant:ident { name: $name:literal, title: $title:literal, env: $env:literal,
         base_url_env: $base_url_env:literal, base_url: $base_url:literal, check: $check:expr,
-        get_key_at: $url:literal, required: $required:literal,
+        writes: $writes:expr, get_key_at: $url:literal, required: $required:literal,
         frontend_env: $frontend_env:expr })*) => {
         /// A provider whose keys we keep.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,7 +28,7 @@ macro_rules! providers {
                 match self {
                     $(Self::$variant => const { &Facts {
                         name: $name, title: $title, env: $env, base_url_env: $base_url_env,
-                        base_url: $base_url, check: $check, get_key_at: $url, required: $required, frontend_env: $frontend_env,
+                        base_url: $base_url, check: $check, writes: $writes, get_key_at: $url, required: $required, frontend_env: $frontend_env,
                     } },)*
                 }
             }
@@ -51,6 +51,8 @@ pub struct Facts {
     pub base_url: &'static str,
     /// A call that costs nothing and tells whether a key works; `None` where none is known.
     pub check: Option<FreeCheck>,
+    /// How it is asked for text; `None` where it has none to give.
+    pub writes: Option<Writes>,
     /// Where a person gets a key.
     pub get_key_at: &'static str,
     /// Onboarding is not complete without it.
@@ -59,94 +61,150 @@ pub struct Facts {
     pub frontend_env: Option<&'static str>,
 }
 
+/// How a key travels to its provider: never in a URL.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyHeader {
+    /// Header that carries the key.
+    pub name: &'static str,
+    /// What stands before the key in it.
+    pub scheme: &'static str,
+    /// Further headers.
+    pub also: &'static [(&'static str, &'static str)],
+}
+
+const BEARER: KeyHeader = KeyHeader {
+    name: "authorization",
+    scheme: "Bearer ",
+    also: &[],
+};
+const GOOGLE: KeyHeader = KeyHeader {
+    name: "x-goog-api-key",
+    scheme: "",
+    also: &[],
+};
+const ANTHROPIC: KeyHeader = KeyHeader {
+    name: "x-api-key",
+    scheme: "",
+    also: &[("anthropic-version", "2023-06-01")],
+};
+
 /// A `GET` that costs nothing and tells whether a key works.
 #[derive(Debug)]
 pub struct FreeCheck {
     /// Path and query.
     pub path: &'static str,
-    /// Header that carries the key.
-    pub header: &'static str,
-    /// What stands before the key in it.
-    pub scheme: &'static str,
-    /// Further headers.
-    pub headers: &'static [(&'static str, &'static str)],
+    /// How the key travels.
+    pub key: KeyHeader,
     /// How the provider says that the key is bad: a status, and a word that must stand in the body.
     /// Everything else that is no success says nothing about the key.
     pub refusals: &'static [(u16, &'static str)],
 }
 
-/// `GET path` with a bearer token, refused with 401.
-const fn bearer_check(path: &'static str) -> FreeCheck {
-    FreeCheck {
-        path,
-        header: "authorization",
-        scheme: "Bearer ",
-        headers: &[],
-        refusals: &[(401, "")],
-    }
+/// How a provider is asked for text.
+#[derive(Debug)]
+pub struct Writes {
+    /// The language of its requests, answers and failures.
+    pub dialect: Dialect,
+    /// How the key travels.
+    pub key: KeyHeader,
+    /// Variable with the model's name.
+    pub model_env: &'static str,
+    /// The model where nobody names one.
+    pub model: &'static str,
+}
+
+/// A family of APIs that are spoken to in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Google's `generateContent`.
+    Gemini,
+    /// OpenAI's chat completions and everything shaped like them.
+    Chat {
+        /// Name of the field that bounds the answer.
+        max_tokens: &'static str,
+        /// Whether a stream counts tokens only when asked to.
+        asks_for_usage: bool,
+    },
+    /// Anthropic's messages.
+    Messages,
 }
 
 providers! {
     Gemini { name: "gemini", title: "Google Gemini", env: "GEMINI_API_KEY",
         base_url_env: "GEMINI_BASE_URL", base_url: "https://generativelanguage.googleapis.com",
         check: Some(FreeCheck {
-            path: "/v1beta/models?pageSize=1", header: "x-goog-api-key", scheme: "", headers: &[],
+            path: "/v1beta/models?pageSize=1", key: GOOGLE,
             // A bad key is 400; 403 is one that leaked, is suspended or may not call this API.
             refusals: &[(400, "API_KEY_INVALID"), (401, ""), (403, "")] }),
+        writes: Some(Writes { dialect: Dialect::Gemini, key: GOOGLE, model_env: "GEMINI_MODEL",
+            model: "gemini-3.8-flash" }),
         get_key_at: "https://aistudio.google.com/apikey",
         required: true, frontend_env: None }
     Exa { name: "exa", title: "Exa", env: "EXA_API_KEY",
         base_url_env: "EXA_BASE_URL", base_url: "https://api.exa.ai",
         check: None,
+        writes: None,
         get_key_at: "https://dashboard.exa.ai/api-keys",
         required: true, frontend_env: None }
     CopilotKit { name: "copilotkit", title: "CopilotKit", env: "COPILOTKIT_API_KEY",
         base_url_env: "COPILOTKIT_BASE_URL", base_url: "https://api.cloud.copilotkit.ai",
         check: None,
+        writes: None,
         get_key_at: "https://cloud.copilotkit.ai",
         required: true, frontend_env: Some("REACT_APP_COPILOTKIT_API_KEY") }
     OpenAi { name: "openai", title: "OpenAI", env: "OPENAI_API_KEY",
         base_url_env: "OPENAI_BASE_URL", base_url: "https://api.openai.com",
         check: Some(FreeCheck {
+            path: "/v1/models", key: BEARER,
             // A restricted key that may not list models is 401 too, with another code.
-            refusals: &[(401, "\"invalid_api_key\"")], ..bearer_check("/v1/models") }),
+            refusals: &[(401, "\"invalid_api_key\"")] }),
+        writes: Some(Writes { key: BEARER, model_env: "OPENAI_MODEL", model: "gpt-5-mini",
+            dialect: Dialect::Chat { max_tokens: "max_completion_tokens", asks_for_usage: true } }),
         get_key_at: "https://platform.openai.com/api-keys",
         required: false, frontend_env: None }
     Anthropic { name: "anthropic", title: "Anthropic", env: "ANTHROPIC_API_KEY",
         base_url_env: "ANTHROPIC_BASE_URL", base_url: "https://api.anthropic.com",
         check: Some(FreeCheck {
-            path: "/v1/models?limit=1", header: "x-api-key", scheme: "",
-            headers: &[("anthropic-version", "2023-06-01")], refusals: &[(401, "")] }),
+            path: "/v1/models?limit=1", key: ANTHROPIC, refusals: &[(401, "")] }),
+        writes: Some(Writes { dialect: Dialect::Messages, key: ANTHROPIC,
+            model_env: "ANTHROPIC_MODEL", model: "claude-sonnet-4-5" }),
         get_key_at: "https://console.anthropic.com/settings/keys",
         required: false, frontend_env: None }
     Mistral { name: "mistral", title: "Mistral", env: "MISTRAL_API_KEY",
         base_url_env: "MISTRAL_BASE_URL", base_url: "https://api.mistral.ai",
-        check: Some(bearer_check("/v1/models")),
+        check: Some(FreeCheck { path: "/v1/models", key: BEARER, refusals: &[(401, "")] }),
+        writes: Some(Writes { key: BEARER, model_env: "MISTRAL_MODEL", model: "mistral-small-latest",
+            dialect: Dialect::Chat { max_tokens: "max_tokens", asks_for_usage: false } }),
         get_key_at: "https://console.mistral.ai/api-keys",
         required: false, frontend_env: None }
     Tavily { name: "tavily", title: "Tavily", env: "TAVILY_API_KEY",
         base_url_env: "TAVILY_BASE_URL", base_url: "https://api.tavily.com",
-        check: Some(bearer_check("/usage")),
+        check: Some(FreeCheck { path: "/usage", key: BEARER, refusals: &[(401, "")] }),
+        writes: None,
         get_key_at: "https://app.tavily.com",
         required: false, frontend_env: None }
     Serper { name: "serper", title: "Serper", env: "SERPER_API_KEY",
         base_url_env: "SERPER_BASE_URL", base_url: "https://google.serper.dev",
         check: None,
+        writes: None,
         get_key_at: "https://serper.dev/api-key",
         required: false, frontend_env: None }
     Firecrawl { name: "firecrawl", title: "Firecrawl", env: "FIRECRAWL_API_KEY",
         base_url_env: "FIRECRAWL_BASE_URL", base_url: "https://api.firecrawl.dev",
-        check: Some(bearer_check("/v2/team/credit-usage")),
+        check: Some(FreeCheck { path: "/v2/team/credit-usage", key: BEARER, refusals: &[(401, "")] }),
+        writes: None,
         get_key_at: "https://www.firecrawl.dev/app/api-keys",
         required: false, frontend_env: None }
     Stability { name: "stability", title: "Stability AI", env: "STABILITY_API_KEY",
         base_url_env: "STABILITY_BASE_URL", base_url: "https://api.stability.ai",
         check: None,
+        writes: None,
         get_key_at: "https://platform.stability.ai/account/keys",
         required: false, frontend_env: None }
     WaveSpeed { name: "wavespeed", title: "WaveSpeed", env: "WAVESPEED_API_KEY",
         base_url_env: "WAVESPEED_BASE_URL", base_url: "https://api.wavespeed.ai",
         check: None,
+        writes: None,
         get_key_at: "https://wavespeed.ai/accesskey",
         required: false, frontend_env: None }
 }

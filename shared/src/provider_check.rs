@@ -65,12 +65,12 @@ impl Checker {
         key: &ApiKey,
     ) -> Result<Answer, HttpsError> {
         // EXPOSE: the header the provider reads it from; marked sensitive, so no Debug shows it.
-        let credential = secret_header(&format!("{}{}", check.scheme, key.expose()))?;
+        let credential = secret_header(&format!("{}{}", check.key.scheme, key.expose()))?;
         let mut request = self.https.get(&format!("{base_url}{}", check.path));
-        for (name, value) in check.headers {
+        for (name, value) in check.key.also {
             request = request.header(*name, *value);
         }
-        answer(request.header(check.header, credential), ANSWER_MAX_BYTES).await
+        answer(request.header(check.key.name, credential), ANSWER_MAX_BYTES).await
     }
 }
 
@@ -98,6 +98,7 @@ mod tests {
         let provider: Provider = provider.parse().unwrap();
         let answer = Answer {
             status: StatusCode::from_u16(status).unwrap(),
+            headers: Default::default(),
             body: body.as_bytes().to_vec(),
         };
         verdict(provider.facts().check.as_ref().unwrap(), &answer)

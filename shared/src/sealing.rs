@@ -131,20 +131,20 @@ pub struct Opener {
     kms: Client,
     allowed: Vec<KeyArn>,
     deploy_env: String,
-    providers: &'static [Provider],
+    providers: Vec<Provider>,
 }
 
 impl Opener {
     /// Opens keys of `providers` as `config` says.
     #[must_use]
-    pub fn new(kms: Client, config: &Config, providers: &'static [Provider]) -> Self {
+    pub fn new(kms: Client, config: &Config, providers: &[Provider]) -> Self {
         let mut allowed = config.kms_decrypt_key_arns.clone();
         allowed.push(config.kms_key_arn.clone());
         Self {
             kms,
             allowed,
             deploy_env: config.deploy_env.clone(),
-            providers,
+            providers: providers.to_vec(),
         }
     }
 

@@ -181,7 +181,7 @@ impl Line {
         &self.request_id
     }
 
-    /// Does `work` and counts its calls.
+    /// Does `work` and adds its calls to those before.
     pub async fn counting<T>(&mut self, work: impl Future<Output = T>) -> T {
         let counted = async {
             let done = work.await;
@@ -189,7 +189,8 @@ impl Line {
             (done, calls)
         };
         let (done, calls) = CALLS.scope(Calls::default(), counted).await;
-        self.calls = calls;
+        self.calls.0 += calls.0;
+        self.calls.1 += calls.1;
         done
     }
 

@@ -40,12 +40,7 @@ pub struct KeyAccess {
 impl KeyAccess {
     /// For `function`, which may open keys of the providers in `opens`.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        aws: &Aws,
-        function: &'static str,
-        opens: &'static [Provider],
-    ) -> Self {
+    pub fn new(config: &Config, aws: &Aws, function: &'static str, opens: &[Provider]) -> Self {
         let (dynamodb, table) = (|| aws.dynamodb.clone(), || config.table_name.clone());
         Self {
             table: KeyReader::new(dynamodb(), table()),

@@ -19,6 +19,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
             true if path.ends_with("target") || path.ends_with("tests") => Vec::new(),
             true if path.file_name().unwrap().to_string_lossy().starts_with('.') => Vec::new(),
             true => sources(&path),
+            false if path.ends_with("tests.rs") => Vec::new(),
             false if path.extension().is_some_and(|e| e == "rs") => vec![path],
             false => Vec::new(),
         })

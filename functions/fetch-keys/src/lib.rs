@@ -15,6 +15,7 @@ use user_api_keys::{
     problem::Problem,
     provider::Provider,
     rate_limit::Class,
+    usage::{self, UsageReader},
     user_api_keys::{KeyAccess, UserApiKeys},
 };
 use utoipa::{OpenApi, ToSchema};
@@ -27,6 +28,9 @@ const MASK: &str = "************";
 /// Audit records on a page.
 const TRAIL_PAGE: u8 = 50;
 const TRAIL_PAGE_MAX: u8 = 100;
+/// Days of usage, where nobody says how many.
+const USAGE_DAYS: u16 = 30;
+const USAGE_DAYS_MAX: u16 = 400;
 
 /// What this function does.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +43,8 @@ pub enum Action {
     Validate,
     /// The person's own audit trail.
     Audit,
+    /// What the person's keys were spent on.
+    Usage,
     /// What a person needs to know to get a provider's key.
     Setup,
 }
@@ -64,6 +70,7 @@ pub const ROUTES: &[Route<Action>] = &[
         Action::Validate,
     ),
     looks(Method::GET, "/api/onboarding/api-keys/audit", Action::Audit),
+    looks(Method::GET, "/api/onboarding/api-keys/usage", Action::Usage),
     looks(
         Method::GET,
         "/api/onboarding/providers/{provider}/setup",
@@ -86,7 +93,7 @@ pub const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// Its part of the OpenAPI description.
 #[derive(Debug, OpenApi)]
-#[openapi(paths(list, onboarding, validate, trail, setup))]
+#[openapi(paths(list, onboarding, validate, trail, used, setup))]
 pub struct Api;
 
 /// All this function can reach.
@@ -95,6 +102,7 @@ pub struct Deps {
     lister: KeyLister,
     access: KeyAccess,
     trail: AuditReader,
+    usage: UsageReader,
     in_clear: &'static [Provider],
     developer: Option<DeveloperKeys>,
 }
@@ -117,6 +125,7 @@ impl Deps {
             lister: KeyLister::new(aws.dynamodb.clone(), table()),
             access: KeyAccess::new(config, aws, NAME, in_clear),
             trail: AuditReader::new(aws.dynamodb.clone(), table()),
+            usage: UsageReader::new(aws.dynamodb.clone(), table()),
             in_clear,
             developer,
         })
@@ -130,6 +139,7 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
         Action::Onboarding => onboarding(deps, &call).await,
         Action::Validate => validate(deps, &call).await,
         Action::Audit => trail(deps, &call).await,
+        Action::Usage => used(deps, &call).await,
         Action::Setup => setup(&call),
     };
     deps.endpoint.answer(ROUTES, request, act).await
@@ -341,6 +351,39 @@ async fn trail(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Probl
         call.now,
     );
     json(&page.await?)
+}
+
+/// What the person's keys were spent on.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"days": [{"day": "2026-11-24", "provider": "gemini", "calls": 2,
+    "prompt_tokens": 20, "output_tokens": 90}]}))]
+struct UsageAnswer {
+    /// Oldest first; days without use are left out.
+    days: Vec<usage::Day>,
+}
+
+/// Read what one's own keys were spent on.
+///
+/// One `Query`.
+#[utoipa::path(
+    get,
+    path = "/api/onboarding/api-keys/usage",
+    params(("days" = Option<u16>, Query, minimum = 1, maximum = 400,
+        description = "today and the days before it; 30 if left out")),
+    responses(
+        (status = 200, description = "by day and provider", body = UsageAnswer),
+        (status = 400, description = "invalid_request"),
+    )
+)]
+async fn used(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let days = call
+        .query("days")
+        .map_or(Ok(USAGE_DAYS), |text| text.parse());
+    let days = days.ok().filter(|days| (1..=USAGE_DAYS_MAX).contains(days));
+    let days = days.ok_or_else(|| Problem::invalid_request("days is 1 to 400."))?;
+    json(&UsageAnswer {
+        days: deps.usage.days(&call.user, days, call.now).await?,
+    })
 }
 
 /// What a person needs to know to get a provider's key.

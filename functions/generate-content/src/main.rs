@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use generate_content::{Deps, handle};
-use lambda_http::{Error, run, service_fn};
+use generate_content::{Deps, handle, handle_buffered};
+use lambda_http::{Error, run, run_with_streaming_response, service_fn};
 use user_api_keys::{aws::Aws, config::Config, telemetry};
 
 #[tokio::main(flavor = "current_thread")]
@@ -11,6 +11,10 @@ async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     telemetry::init(&config);
     let deps = &Deps::new(&config, &Aws::from_env().await)?;
+    if config.buffers_answers {
+        let answer = async |request| Ok::<_, Infallible>(handle_buffered(deps, request).await);
+        return run(service_fn(answer)).await;
+    }
     let answer = async |request| Ok::<_, Infallible>(handle(deps, request).await);
-    run(service_fn(answer)).await
+    run_with_streaming_response(service_fn(answer)).await
 }

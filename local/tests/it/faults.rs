@@ -198,8 +198,8 @@ async fn a_key_is_never_used_when_a_service_stops_on_the_way_to_it() {
                 .await;
         }
     }
-    // Two counts, the row, the record and the day at DynamoDB, one Decrypt at KMS.
-    assert_eq!(places, 3 * (5 + 1));
+    // Two counts, the row, the record, the day and the usage at DynamoDB, one Decrypt at KMS.
+    assert_eq!(places, 3 * (6 + 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

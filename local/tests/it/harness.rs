@@ -15,7 +15,7 @@ use lambda_http::{Body, http::Request};
 use local::{app::App, stand_in::StandIn, token};
 use reqwest::Client;
 use serde_json::{Value, json};
-use user_api_keys::{aws::Aws, config::Config};
+use user_api_keys::{aws::Aws, config::Config, events::buffered};
 
 pub(crate) const PERSON: &str = "user_aaaaaaaa1";
 
@@ -170,6 +170,7 @@ impl InProcess {
         }
         let body = body.map_or(Body::Empty, |body| Body::from(body.to_string()));
         let answer = self.app.answer(request.body(body).unwrap()).await;
+        let answer = buffered(answer).await;
         let json = serde_json::from_slice(answer.body().as_ref());
         (answer.status().as_u16(), json.unwrap_or(Value::Null))
     }

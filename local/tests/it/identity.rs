@@ -7,7 +7,7 @@ use local::{
     token,
 };
 use serde_json::{Value, json};
-use user_api_keys::endpoint::Route;
+use user_api_keys::{endpoint::Route, events::buffered};
 
 use crate::harness::{InProcess, PERSON};
 
@@ -88,7 +88,7 @@ async fn stage() -> InProcess {
             let body = json!({"provider": provider, "api_key": key});
             let bearer = format!("Bearer {}", token::sign(user).unwrap());
             let request = event(&save, save.path, &body, Some(&bearer), "-");
-            let answer = stage.app.answer(request).await;
+            let answer = buffered(stage.app.answer(request).await).await;
             assert_eq!(answer.status(), StatusCode::OK);
         }
     }
@@ -131,7 +131,7 @@ async fn on_every_route_another_persons_id_in_every_place_changes_and_shows_noth
                 for segment in [segment, id, &format!("..%2F{id}"), "../gemini"] {
                     let path = path(&route, segment);
                     let request = event(&route, &path, &body, Some(&bearer), id);
-                    let answer = stage.app.answer(request).await;
+                    let answer = buffered(stage.app.answer(request).await).await;
                     let what = format!("{} {path} {body}", route.method);
                     let text = String::from_utf8_lossy(answer.body().as_ref()).into_owned();
                     assert!(!answer.status().is_server_error(), "{what}: {text}");
@@ -147,7 +147,7 @@ async fn on_every_route_another_persons_id_in_every_place_changes_and_shows_noth
                     ok += usize::from(answer.status().is_success());
                     // Without a token of their own nobody gets in, whatever the event says.
                     let request = event(&route, &path, &body, None, id);
-                    let answer = stage.app.answer(request).await;
+                    let answer = buffered(stage.app.answer(request).await).await;
                     let refused = [401, 404, 405].contains(&answer.status().as_u16());
                     assert!(refused, "{what}: {}", answer.status());
                 }
@@ -168,7 +168,7 @@ async fn on_every_route_another_persons_id_in_every_place_changes_and_shows_noth
         Some(&bearer_of_other),
         PERSON,
     );
-    let answer = stage.app.answer(request).await;
+    let answer = buffered(stage.app.answer(request).await).await;
     let text = String::from_utf8_lossy(answer.body().as_ref()).into_owned();
     assert_eq!(
         text.matches("\"action\":\"save\"").count(),

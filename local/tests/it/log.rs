@@ -40,15 +40,15 @@ async fn every_request_leaves_one_line_that_counts_its_calls() {
         ),
         // count, Query
         (("GET", KEYS, None), ("fetch-keys", KEYS, 200, "ok", 2, 0)),
-        // two counts, row, record, day · Decrypt
+        // two counts, row, record, day, usage · Decrypt
         (
             ("POST", "/api/generate", Some(prompt.clone())),
-            ("generate-content", "/api/generate", 200, "ok", 5, 1),
+            ("generate-content", "/api/generate", 200, "ok", 6, 1),
         ),
         // the same day again
         (
             ("POST", "/api/generate", Some(prompt)),
-            ("generate-content", "/api/generate", 200, "ok", 4, 1),
+            ("generate-content", "/api/generate", 200, "ok", 5, 1),
         ),
         (
             ("GET", "/api/onboarding/status", None),

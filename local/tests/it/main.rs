@@ -7,6 +7,7 @@ mod canary;
 mod checks;
 mod description;
 mod faults;
+mod generate;
 mod harness;
 mod identity;
 mod jwks;
