@@ -91,6 +91,7 @@ pub async fn run() -> Result<(), DemoError> {
     local_mode().await?;
     let production = Stage::production().await?;
     two_people(&production).await?;
+    streamed_and_researched(&production).await?;
     raw_table(&production).await?;
     moved_ciphertext(&production).await?;
     say(&format!(
@@ -318,6 +319,75 @@ async fn interleaved(stage: &Stage) -> Result<usize, DemoError> {
     Ok(own)
 }
 
+/// Both people at once: a text that comes word by word, with sources, and the receipt for both keys.
+async fn streamed_and_researched(stage: &Stage) -> Result<(), DemoError> {
+    say("3 Streamed, with research, both at once")?;
+    let [a, b] = &PEOPLE;
+    let (of_a, of_b) = tokio::join!(streamed(stage, a), streamed(stage, b));
+    for (person, streamed) in [(a, of_a?), (b, of_b?)] {
+        let Streamed {
+            words,
+            text,
+            paid,
+            researched,
+            sources,
+        } = streamed;
+        check(
+            text == format!("You said: {}-otters [1]", person.name),
+            "everybody gets their own text, with its source cited",
+        )?;
+        check(words > 2, "it comes word by word")?;
+        check(
+            paid == hint(person.keys[0].1) && researched == hint(person.keys[1].1),
+            "everybody pays with their own keys",
+        )?;
+        say(&format!(
+            "  {:<4} {words} pieces, {sources} sources; paid by gemini …{paid} and exa …{researched}",
+            person.name
+        ))?;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Streamed {
+    words: usize,
+    text: String,
+    paid: String,
+    researched: String,
+    sources: usize,
+}
+
+async fn streamed(stage: &Stage, person: &Person) -> Result<Streamed, DemoError> {
+    let url = format!("http://{}/api/generate", stage.address);
+    let prompt = format!("{}-otters", person.name);
+    let body = json!({"prompt": prompt, "research": true, "stream": true});
+    let request = stage.http.post(url).bearer_auth(token::sign(person.id)?);
+    let answer = request.json(&body).send().await?.text().await?;
+    let mut streamed = Streamed::default();
+    for block in answer.split("\n\n") {
+        let Some((name, data)) = block.split_once("\ndata: ") else {
+            continue;
+        };
+        let data: Value = serde_json::from_str(data).unwrap_or_default();
+        let of = |credential: &str| data[credential]["hint"].as_str().unwrap_or("").to_owned();
+        match name {
+            "event: start" => {
+                streamed.paid = of("credential");
+                streamed.researched = of("research_credential");
+            }
+            "event: sources" => streamed.sources = data["sources"].as_array().map_or(0, Vec::len),
+            "event: delta" => {
+                streamed.words += 1;
+                streamed.text.push_str(data["text"].as_str().unwrap_or(""));
+            }
+            _ => {}
+        }
+    }
+    check(answer.contains("event: done"), "a stream comes to its end")?;
+    Ok(streamed)
+}
+
 async fn raw_table(stage: &Stage) -> Result<(), DemoError> {
     let rows = stage.rows().await?;
     let keys = sealed(&rows);
@@ -328,7 +398,7 @@ async fn raw_table(stage: &Stage) -> Result<(), DemoError> {
     let others = rows.len() - keys;
     check(others >= CALLS, "every use is on the record")?;
     say(&format!(
-        "3 The raw table: {keys} sealed keys and {others} audit records, no key in clear"
+        "4 The raw table: {keys} sealed keys and {others} records and counts, no key in clear"
     ))?;
     Ok(())
 }
@@ -368,7 +438,7 @@ async fn moved_ciphertext(stage: &Stage) -> Result<(), DemoError> {
     )?;
     let (status, _) = stage.generate(Some(a.id), "still mine").await?;
     check(status == StatusCode::OK, "A's own row still opens")?;
-    say("4 A's ciphertext, copied into B's row, refused to open; the provider was not called")?;
+    say("5 A's ciphertext, copied into B's row, refused to open; the provider was not called")?;
     Ok(())
 }
 

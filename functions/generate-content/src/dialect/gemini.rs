@@ -112,7 +112,8 @@ pub(super) fn parts(title: &str, data: &str) -> Option<Vec<Part>> {
             format!("error {} in the stream", error.code),
         )));
     }
-    if !answer.prompt_feedback.block_reason.is_empty() {
+    let reason = answer.prompt_feedback.block_reason;
+    if !reason.is_empty() && reason != "BLOCK_REASON_UNSPECIFIED" {
         parts.push(Part::Failed(Failure::blocked(title, "prompt blocked")));
     }
     let Some(candidate) = answer.candidates.into_iter().next() else {
