@@ -13,20 +13,24 @@ use embedded::Embedded;
 use local::{app::App, stand_in::StandIn, token};
 use reqwest::Client;
 use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{runtime::Handle, task::JoinSet, time::sleep};
 use user_api_keys::{aws::Aws, config::Config};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 const PEOPLE: usize = 20;
 
-/// Resident memory in MiB, and open files of this process.
-fn left_behind() -> (usize, usize) {
+/// Idle connections are kept for reuse, by us for half a minute and by the SDK for a minute and a half.
+const IDLE: Duration = Duration::from_secs(100);
+
+/// Resident memory in MiB, open files of this process, and its tasks.
+fn left_behind() -> (usize, usize, usize) {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = resident.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     let files = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count());
-    (kib.unwrap_or(0) / 1_024, files)
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    (kib.unwrap_or(0) / 1_024, files, tasks)
 }
 
 #[tokio::main]
@@ -127,13 +131,15 @@ async fn main() -> Result<(), Failed> {
         one??;
     }
     drop(http);
-    sleep(Duration::from_secs(2)).await;
+    let ended = left_behind();
+    sleep(IDLE).await;
     let after = left_behind();
     let report = json!({
         "streams_at_once": streams, "seconds": seconds, "streams": done.load(Ordering::Relaxed),
         "words": words.load(Ordering::Relaxed), "crossed_or_cut": 0,
         "memory_mib": {"before": before.0, "every_2_s": during, "after": after.0},
-        "open_files": {"before": before.1, "after": after.1},
+        "open_files": {"before": before.1, "at_the_end": ended.1, "after": after.1},
+        "tasks": {"before": before.2, "at_the_end": ended.2, "after": after.2},
     });
     serde_json::to_writer(std::io::stdout(), &report)?;
     Ok(())

@@ -14,7 +14,10 @@ use lambda_http::{
     http::{HeaderValue, header::CONTENT_TYPE},
 };
 use serde::Serialize;
-use tokio::{sync::mpsc, time::interval};
+use tokio::{
+    sync::mpsc,
+    time::{interval, timeout},
+};
 
 use crate::{problem::Problem, telemetry::Line};
 
@@ -26,6 +29,8 @@ pub type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
 const ALIVE: Duration = Duration::from_secs(15);
 /// Events that may wait for a slow reader; then the provider waits too.
 const WAITING: usize = 16;
+/// How long a reader may take nothing before they count as gone.
+const SLOWEST: Duration = Duration::from_secs(60);
 
 /// An answer.
 pub enum Reply {
@@ -68,7 +73,12 @@ impl EventSender {
         // JSON has no line break outside a text, and none unescaped inside one.
         let data = serde_json::to_string(data).unwrap_or_default();
         let event = Bytes::from(format!("event: {name}\ndata: {data}\n\n"));
-        self.0.send(event).await.map_err(|_| Gone)
+        self.piece(event).await
+    }
+
+    async fn piece(&self, piece: Bytes) -> Result<(), Gone> {
+        let sent = timeout(SLOWEST, self.0.send(piece)).await;
+        sent.map_err(|_| Gone)?.map_err(|_| Gone)
     }
 
     /// Waits for `next`, sending a comment now and then.
@@ -84,8 +94,7 @@ impl EventSender {
                 done = &mut next => return Ok(done),
                 () = self.0.closed() => return Err(Gone),
                 _ = alive.tick() => {
-                    let comment = Bytes::from_static(b": still here\n\n");
-                    self.0.send(comment).await.map_err(|_| Gone)?;
+                    self.piece(Bytes::from_static(b": still here\n\n")).await?;
                 }
             }
         }
@@ -153,4 +162,59 @@ pub async fn buffered(response: Response<AnyBody>) -> Response<Body> {
         false => Body::Text(text),
     };
     Response::from_parts(parts, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    fn sender() -> (EventSender, mpsc::Receiver<Bytes>) {
+        let (sender, pieces) = mpsc::channel(WAITING);
+        (EventSender(sender), pieces)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_comment_goes_out_every_fifteen_seconds_while_there_is_nothing_to_say() {
+        let (sender, mut pieces) = sender();
+        let waited = sender.alive_until(sleep(Duration::from_secs(50))).await;
+        assert_eq!(waited, Ok(()));
+        drop(sender);
+        let mut comments = 0;
+        while let Some(piece) = pieces.recv().await {
+            assert_eq!(piece, ": still here\n\n");
+            comments += 1;
+        }
+        assert_eq!(comments, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_who_has_gone_or_takes_nothing_for_a_minute_is_not_waited_for() {
+        let (gone, pieces) = sender();
+        drop(pieces);
+        assert_eq!(
+            gone.alive_until(std::future::pending::<()>()).await,
+            Err(Gone)
+        );
+        let (stuck, _pieces) = sender();
+        let started = Instant::now();
+        let sent = async {
+            loop {
+                if let Err(Gone) = stuck.send("delta", &"x").await {
+                    return;
+                }
+            }
+        };
+        sent.await;
+        assert_eq!(started.elapsed(), SLOWEST);
+    }
+
+    #[tokio::test]
+    async fn an_event_is_one_line_whatever_is_in_it() {
+        let (sender, mut pieces) = sender();
+        sender.send("delta", &"a\nb\r\n\ndata: c").await.unwrap();
+        let piece = pieces.recv().await.unwrap();
+        assert_eq!(piece, "event: delta\ndata: \"a\\nb\\r\\n\\ndata: c\"\n\n");
+    }
 }

@@ -9,6 +9,8 @@ use lambda_http::http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest::{Client, RequestBuilder, redirect::Policy};
 
 const CONNECT: Duration = Duration::from_secs(3);
+/// How long a connection is kept for the next call; providers close theirs not much later.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// One client; it keeps its connections for the life of the process.
 #[derive(Debug, Clone)]
@@ -81,6 +83,7 @@ impl Https {
         let client = Client::builder()
             .redirect(Policy::none())
             .no_proxy()
+            .pool_idle_timeout(IDLE)
             .connect_timeout(CONNECT);
         Ok(Self(client.build()?))
     }

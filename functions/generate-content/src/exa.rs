@@ -5,7 +5,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use lambda_http::http::StatusCode;
+use lambda_http::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use user_api_keys::{
@@ -135,20 +135,8 @@ impl Exa {
         let got = answer(request, ANSWER_MAX_BYTES)
             .await
             .map_err(unavailable)?;
-        let cause = format!("status {}", got.status.as_u16());
-        match got.status {
-            StatusCode::OK => {}
-            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
-                let detail = "Exa does not accept this research; check domains and dates.";
-                return Err(Failure::invalid(detail.to_owned(), cause));
-            }
-            StatusCode::UNAUTHORIZED => return Err(Failure::bad_key(title, cause)),
-            StatusCode::PAYMENT_REQUIRED => return Err(Failure::used_up(title, cause)),
-            StatusCode::FORBIDDEN => return Err(Failure::not_permitted(title, cause)),
-            StatusCode::TOO_MANY_REQUESTS => {
-                return Err(Failure::too_fast(title, retry_after(&got.headers), cause));
-            }
-            _ => return Err(Failure::unavailable(title, cause)),
+        if got.status != StatusCode::OK {
+            return Err(failure(got.status, &got.headers));
         }
         let answer: Answer = serde_json::from_slice(&got.body)
             .map_err(|_| Failure::unavailable(title, "not its JSON"))?;
@@ -159,6 +147,23 @@ impl Exa {
             .filter_map(source)
             .take(most)
             .collect())
+    }
+}
+
+/// By the status alone; what Exa says is dropped.
+fn failure(status: StatusCode, headers: &HeaderMap) -> Failure {
+    let title = Provider::Exa.facts().title;
+    let cause = format!("status {}", status.as_u16());
+    match status.as_u16() {
+        400 | 422 => {
+            let detail = "Exa does not accept this research; check domains and dates.";
+            Failure::invalid(detail.to_owned(), cause)
+        }
+        401 => Failure::bad_key(title, cause),
+        402 => Failure::used_up(title, cause),
+        403 => Failure::not_permitted(title, cause),
+        429 => Failure::too_fast(title, retry_after(headers), cause),
+        _ => Failure::unavailable(title, cause),
     }
 }
 
@@ -284,6 +289,24 @@ mod tests {
             "",
         ] {
             assert!(found("t", url, "x").is_none(), "{url}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_of_exa_has_its_code_and_only_401_says_that_the_key_is_bad() {
+        use user_api_keys::problem::Code;
+        for (status, code, bad) in [
+            (400, Code::InvalidRequest, false),
+            (401, Code::ProviderRejectedKey, true),
+            (402, Code::ProviderRateLimited, false),
+            (403, Code::ProviderRejectedKey, false),
+            (429, Code::ProviderRateLimited, false),
+            (500, Code::ProviderUnavailable, false),
+            (302, Code::ProviderUnavailable, false),
+        ] {
+            let failure = failure(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
+            let says_bad = failure.then == crate::failure::Then::KeyIsBad;
+            assert_eq!((failure.problem.code(), says_bad), (code, bad), "{status}");
         }
     }
 

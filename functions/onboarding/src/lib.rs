@@ -10,7 +10,7 @@ use user_api_keys::{
     config::Config,
     developer_keys::DeveloperKeys,
     endpoint::{Call, Effect, Endpoint, Route, SetupError},
-    key_table::KeyLister,
+    key_table::{KeyLister, Status},
     onboarding::{DATA_MAX_BYTES, SessionError, Sessions},
     problem::Problem,
     provider::Provider,
@@ -145,19 +145,55 @@ fn problem(error: SessionError) -> Problem {
     }
 }
 
-/// Required providers without a key: one `Query`, no key is opened.
-async fn missing(deps: &Deps, call: &Call<Action>) -> Result<Vec<Provider>, Problem> {
-    let records = deps.keys.list(&call.user).await?;
-    let has_key = |provider: Provider| {
-        let developer = deps.developer.as_ref();
-        developer.is_some_and(|keys| keys.find(provider).is_some())
-            || records.iter().any(|key| key.provider() == Some(provider))
-    };
-    let required = Provider::ALL.iter().copied().filter(|p| p.facts().required);
-    Ok(required.filter(|&provider| !has_key(provider)).collect())
+/// What stands in the way at the required keys.
+#[derive(Debug, Default)]
+struct Required {
+    /// There is no key.
+    missing: Vec<Provider>,
+    /// There is one, and its provider refuses it.
+    refused: Vec<Provider>,
 }
 
-fn sentence(missing: &[Provider]) -> String {
-    let titles: Vec<_> = missing.iter().map(|p| p.facts().title).collect();
-    format!("Add your API keys for {} first.", titles.join(", "))
+impl Required {
+    /// One `Query`, no key is opened.
+    async fn of(deps: &Deps, call: &Call<Action>) -> Result<Self, Problem> {
+        let records = deps.keys.list(&call.user).await?;
+        let mut required = Self::default();
+        for &provider in Provider::ALL.iter().filter(|p| p.facts().required) {
+            let developer = deps.developer.as_ref();
+            if developer.is_some_and(|keys| keys.find(provider).is_some()) {
+                continue;
+            }
+            let mut records = records.iter();
+            match records.find(|key| key.provider() == Some(provider)) {
+                None => required.missing.push(provider),
+                Some(key) if key.status == Status::Invalid => required.refused.push(provider),
+                Some(_) => {}
+            }
+        }
+        Ok(required)
+    }
+
+    /// What the person can do about it; empty when nothing stands in the way.
+    fn sentences(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if !self.missing.is_empty() {
+            sentences.push(format!(
+                "Add your API keys for {} first.",
+                titles(&self.missing)
+            ));
+        }
+        if !self.refused.is_empty() {
+            sentences.push(format!(
+                "Replace your refused keys: {}.",
+                titles(&self.refused)
+            ));
+        }
+        sentences
+    }
+}
+
+fn titles(providers: &[Provider]) -> String {
+    let titles: Vec<_> = providers.iter().map(|p| p.facts().title).collect();
+    titles.join(", ")
 }

@@ -9,7 +9,7 @@ use user_api_keys::{
 };
 use utoipa::ToSchema;
 
-use crate::{Action, Deps, missing, problem, sentence};
+use crate::{Action, Deps, Required, problem};
 
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"message": "onboarding started", "current_step": 1,
@@ -58,9 +58,10 @@ struct CompleteAnswer {
     )
 )]
 pub(crate) async fn complete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
-    let missing = missing(deps, call).await?;
-    if !missing.is_empty() {
-        return Err(Problem::new(Code::NoApiKey, sentence(&missing)));
+    let required = Required::of(deps, call).await?;
+    if !required.missing.is_empty() {
+        let sentences = required.sentences().join(" ");
+        return Err(Problem::new(Code::NoApiKey, sentences));
     }
     let finish = |session: &mut Session| session.finish(call.now);
     let session = deps.sessions.change(&call.user, call.now, finish).await;

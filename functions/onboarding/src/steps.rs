@@ -10,7 +10,7 @@ use user_api_keys::{
 };
 use utoipa::ToSchema;
 
-use crate::{Action, Deps, missing, problem, sentence};
+use crate::{Action, Deps, Required, problem};
 
 const BODY_MAX_BYTES: usize = 16 * 1024;
 const API_KEYS_STEP: u8 = 1;
@@ -86,13 +86,9 @@ pub(crate) async fn complete_step(
         return Err(Problem::invalid_request(format!("Send {STEP_SHAPE}.")));
     }
     let shown = end(deps, call, step, Ended::Completed, request).await?;
-    let missing = match step.get() {
-        API_KEYS_STEP => missing(deps, call).await?,
+    let warnings = match step.get() {
+        API_KEYS_STEP => Required::of(deps, call).await?.sentences(),
         _ => Vec::new(),
-    };
-    let warnings = match missing.as_slice() {
-        [] => Vec::new(),
-        missing => vec![sentence(missing)],
     };
     json(&StepAnswer {
         message: "step completed",
@@ -150,16 +146,16 @@ pub(crate) async fn validate_step(
 ) -> Result<Response<Body>, Problem> {
     let step = step(call)?;
     let shown = deps.sessions.get(&call.user).await?.shown(step);
-    let missing = match step.get() {
-        API_KEYS_STEP => missing(deps, call).await?,
+    let required = match step.get() {
+        API_KEYS_STEP => Required::of(deps, call).await?.sentences(),
         _ => Vec::new(),
     };
-    let validation_errors = match missing.as_slice() {
-        [] => shown.validation_errors,
-        missing => vec![sentence(missing)],
+    let validation_errors = match required.is_empty() {
+        true => shown.validation_errors,
+        false => required,
     };
     json(&StepValidation {
-        can_proceed: missing.is_empty() && validation_errors.is_empty(),
+        can_proceed: validation_errors.is_empty(),
         validation_errors,
         step_status: shown.status,
     })

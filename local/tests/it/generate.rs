@@ -295,6 +295,13 @@ async fn a_refused_key_is_shown_as_invalid_until_it_is_replaced() {
         (&json!(false), &json!("invalid"))
     );
     assert!(refused["checked_at"].is_string());
+    let path = "/api/onboarding/step/1/validate";
+    let (_, step) = server.call("GET", path, Some(PERSON), None).await;
+    assert_eq!(step["can_proceed"], false);
+    assert_eq!(
+        step["validation_errors"][1],
+        "Replace your refused keys: Google Gemini."
+    );
     server
         .save(Some(PERSON), "gemini", "a-good-key-of-person-a")
         .await;
