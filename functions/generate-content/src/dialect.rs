@@ -8,7 +8,7 @@ mod gemini;
 mod messages;
 
 use lambda_http::http::{HeaderMap, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use user_api_keys::{provider::Dialect, usage::Usage};
 
@@ -47,9 +47,14 @@ pub(crate) struct Refused<'a> {
 }
 
 impl Refused<'_> {
-    /// The body as `T`, or nothing known.
-    fn read<T: for<'de> Deserialize<'de> + Default>(&self) -> T {
-        serde_json::from_slice(self.body).unwrap_or_default()
+    /// What all of them put under `error`, or nothing known.
+    fn error<E: DeserializeOwned + Default>(&self) -> E {
+        #[derive(Deserialize)]
+        struct Body<E> {
+            error: E,
+        }
+        let body = serde_json::from_slice(self.body);
+        body.map_or_else(|_| E::default(), |body: Body<E>| body.error)
     }
 
     fn cause(&self, reason: &str) -> String {

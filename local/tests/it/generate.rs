@@ -468,6 +468,29 @@ async fn only_ones_own_other_credential_steps_in_and_only_when_asked_to() {
 }
 
 #[tokio::test]
+async fn a_prompt_has_at_most_200_000_characters() {
+    let folder = folder();
+    let server = start(clerk(&mut command(folder.path(), &ARGS)));
+    server
+        .save(Some(PERSON), "gemini", "key-of-person-a-0001")
+        .await;
+    for (prompt, status) in [
+        ("x".repeat(200_000), 200),
+        ("x".repeat(200_001), 400),
+        ("é".repeat(140_000), 413),
+        (" \n ".to_owned(), 400),
+    ] {
+        let answer = ask(&server, PERSON, json!({"prompt": prompt})).await;
+        assert_eq!(
+            answer.status(),
+            status,
+            "{} characters",
+            prompt.chars().count()
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_list_of_models_is_obeyed() {
     let folder = folder();
     let mut command = command(folder.path(), &ARGS);

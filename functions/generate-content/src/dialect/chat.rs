@@ -41,12 +41,6 @@ struct Tokens {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Failed {
-    error: Error,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
 struct Error {
     code: Value,
     r#type: Value,
@@ -113,7 +107,7 @@ pub(super) fn parts(title: &str, data: &str) -> Option<Vec<Part>> {
 
 /// By OpenAI's codes; the message is dropped.
 pub(super) fn failure(refused: &Refused<'_>) -> Failure {
-    let Failed { error } = refused.read();
+    let error: Error = refused.error();
     let is = |name: &str| error.code == name || error.r#type == name;
     let title = refused.title;
     match refused.status.as_u16() {

@@ -54,12 +54,6 @@ struct UsageMetadata {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Failed {
-    error: Error,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
 struct Error {
     code: u16,
     details: Vec<Detail>,
@@ -139,7 +133,7 @@ pub(super) fn parts(title: &str, data: &str) -> Option<Vec<Part>> {
 
 /// By the reasons Google lists; its message is dropped.
 pub(super) fn failure(refused: &Refused<'_>) -> Failure {
-    let Failed { error } = refused.read();
+    let error: Error = refused.error();
     let has = |reason: &str| error.details.iter().any(|detail| detail.reason == reason);
     let title = refused.title;
     match refused.status.as_u16() {

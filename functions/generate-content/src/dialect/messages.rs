@@ -54,12 +54,6 @@ struct Tokens {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Failed {
-    error: Error,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
 struct Error {
     r#type: String,
 }
@@ -124,7 +118,7 @@ pub(super) fn parts(title: &str, data: &str) -> Option<Vec<Part>> {
 
 /// By Anthropic's error types; the message is dropped.
 pub(super) fn failure(refused: &Refused<'_>) -> Failure {
-    let Failed { error } = refused.read();
+    let error: Error = refused.error();
     let title = refused.title;
     match error.r#type.as_str() {
         "authentication_error" => Failure::bad_key(title, refused.cause("authentication_error")),

@@ -111,11 +111,12 @@ async fn provided(provider: &str, replies: Vec<Reply>) -> Provided {
         _ => None,
     });
     let mut writer = Writer::new(&config.unwrap()).unwrap();
+    // Far more than a busy machine needs; a test that waits for it says so.
     writer.patience = Patience {
-        first: Duration::from_millis(400),
-        between: Duration::from_millis(400),
+        first: Duration::from_secs(20),
+        between: Duration::from_secs(20),
         after: Duration::from_millis(50),
-        whole: Duration::from_secs(20),
+        whole: Duration::from_secs(60),
     };
     Provided {
         writer,
@@ -126,6 +127,13 @@ async fn provided(provider: &str, replies: Vec<Reply>) -> Provided {
 }
 
 impl Provided {
+    /// For a provider that hangs.
+    fn impatient(mut self) -> Self {
+        self.writer.patience.first = Duration::from_millis(500);
+        self.writer.patience.between = Duration::from_millis(500);
+        self
+    }
+
     async fn begin(&self, left: Option<Duration>) -> Result<Running, Failure> {
         let prompt = Prompt {
             text: "Say it".to_owned(),
@@ -246,7 +254,7 @@ async fn what_fails_before_any_output_is_tried_three_times() {
             all("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\n<html>"),
         ),
     ] {
-        let provided = provided("gemini", vec![reply]).await;
+        let provided = provided("gemini", vec![reply]).await.impatient();
         assert_eq!(
             provided.code().await,
             (String::new(), Code::ProviderUnavailable),
@@ -297,7 +305,8 @@ async fn no_try_begins_that_cannot_end_in_time_and_long_waits_are_passed_on() {
 #[tokio::test]
 async fn a_provider_that_stops_in_the_middle_is_left_after_a_while() {
     let begun = format!("{SSE}data: {}\n\n", gemini("Hel", None));
-    let provided = provided("gemini", vec![Reply::Hangs(vec![begun.into()])]).await;
+    let hangs = vec![Reply::Hangs(vec![begun.into()])];
+    let provided = provided("gemini", hangs).await.impatient();
     assert_eq!(
         provided.code().await,
         ("Hel".to_owned(), Code::ProviderUnavailable)
@@ -322,8 +331,7 @@ async fn an_endless_answer_is_cut_off_early() {
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n".to_owned(),
         ),
     ] {
-        let mut provided = provided("gemini", vec![Reply::Endless(start)]).await;
-        provided.writer.patience.first = Duration::from_secs(10);
+        let provided = provided("gemini", vec![Reply::Endless(start)]).await;
         let (_, code) = provided.code().await;
         assert_eq!(code, Code::ProviderUnavailable, "{what}");
         let sent = provided.log.lock().unwrap().sent;
@@ -647,10 +655,7 @@ async fn every_failure_has_its_code_its_wait_and_none_of_the_providers_words() {
     ];
     for (provider, line, headers, body, code, then, seconds) in cases {
         let what = format!("{provider} {line} {body}");
-        let mut provided = provided(provider, vec![status(line, headers, body)]).await;
-        // One try is enough here.
-        provided.writer.patience.whole = Duration::ZERO;
-        provided.writer.patience.first = Duration::from_secs(5);
+        let provided = provided(provider, vec![status(line, headers, body)]).await;
         let prompt = Prompt::default();
         let order = Order {
             provider: provided.provider,
