@@ -395,6 +395,60 @@ async fn research_quotes_its_sources_in_order_and_is_paid_by_ones_own_exa_key() 
 }
 
 #[tokio::test]
+async fn nothing_found_is_no_failure_and_a_failing_exa_is_one_only_where_sources_are_required() {
+    let folder = folder();
+    let stand_in = local::stand_in::StandIn::start().await.unwrap();
+    for (status, body, warning, required) in [
+        (200, r#"{"results":[]}"#, None, 200),
+        (402, "{}", Some("credit is used up"), 429),
+        (429, "{}", Some("too often"), 429),
+        (
+            500,
+            "no-such-text",
+            Some("did not give a usable answer"),
+            502,
+        ),
+        (200, "not JSON", Some("did not give a usable answer"), 502),
+    ] {
+        let code = axum::http::StatusCode::from_u16(status).unwrap();
+        let router = axum::Router::new().fallback(move || async move { (code, body) });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let exa = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        let mut command = command(folder.path(), &ARGS[..4]);
+        command.env("GEMINI_BASE_URL", stand_in.base_url());
+        let server = start(clerk(command.env("EXA_BASE_URL", exa)));
+        server
+            .save(Some(PERSON), "gemini", "key-of-person-a-0001")
+            .await;
+        server
+            .save(Some(PERSON), "exa", "exa-key-of-person-a-0002")
+            .await;
+        let body = json!({"prompt": "otters", "research": true});
+        let answer: Value = ask(&server, PERSON, body).await.json().await.unwrap();
+        assert_eq!(
+            (&answer["content"], &answer["sources"]),
+            (&json!("You said: otters"), &json!([]))
+        );
+        let said = answer["warnings"][0].as_str();
+        assert_eq!(said.is_some(), warning.is_some(), "{answer}");
+        let says = said
+            .unwrap_or_default()
+            .contains(warning.unwrap_or_default());
+        assert!(
+            says && !answer.to_string().contains("no-such-text"),
+            "{answer}"
+        );
+        let body = json!({"prompt": "otters", "research": {"required": true}});
+        assert_eq!(
+            ask(&server, PERSON, body).await.status(),
+            required,
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn only_ones_own_other_credential_steps_in_and_only_when_asked_to() {
     let folder = folder();
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
