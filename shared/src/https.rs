@@ -62,24 +62,12 @@ impl From<reqwest::Error> for HttpsError {
 }
 
 impl Https {
-    /// A client that gives up when an answer is not whole after `answer`.
+    /// Reads the machine's root certificates, which takes a function longer than anything else at its
+    /// start: one client serves all of it.
     ///
     /// # Errors
     /// [`HttpsError::Setup`]
-    pub fn new(answer: Duration) -> Result<Self, HttpsError> {
-        let client = Client::builder()
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .timeout(answer);
-        Ok(Self(client.build()?))
-    }
-
-    /// A client for answers that come in pieces: whoever reads them keeps the time.
-    ///
-    /// # Errors
-    /// [`HttpsError::Setup`]
-    pub fn without_end() -> Result<Self, HttpsError> {
+    pub fn new() -> Result<Self, HttpsError> {
         let client = Client::builder()
             .redirect(Policy::none())
             .no_proxy()
@@ -88,12 +76,12 @@ impl Https {
         Ok(Self(client.build()?))
     }
 
-    /// `GET`.
+    /// `GET`; whoever asks sets the time.
     pub fn get(&self, url: &str) -> RequestBuilder {
         self.0.get(url)
     }
 
-    /// `POST`.
+    /// `POST`; whoever asks sets the time.
     pub fn post(&self, url: &str) -> RequestBuilder {
         self.0.post(url)
     }

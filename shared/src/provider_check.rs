@@ -42,7 +42,7 @@ impl Checker {
     /// When TLS cannot be set up.
     pub fn new(config: &Config) -> Result<Self, HttpsError> {
         Ok(Self {
-            https: Https::new(BUDGET)?,
+            https: Https::new()?,
             base_urls: Provider::ALL
                 .iter()
                 .map(|&provider| (provider, config.base_url(provider).to_owned()))
@@ -66,7 +66,8 @@ impl Checker {
     ) -> Result<Answer, HttpsError> {
         // EXPOSE: the header the provider reads it from; marked sensitive, so no Debug shows it.
         let credential = secret_header(&format!("{}{}", check.key.scheme, key.expose()))?;
-        let mut request = self.https.get(&format!("{base_url}{}", check.path));
+        let request = self.https.get(&format!("{base_url}{}", check.path));
+        let mut request = request.timeout(BUDGET);
         for (name, value) in check.key.also {
             request = request.header(*name, *value);
         }

@@ -107,14 +107,11 @@ pub(crate) struct Exa {
 
 impl Exa {
     /// Asks where `config` says Exa is.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub(crate) fn new(config: &Config) -> Result<Self, HttpsError> {
-        Ok(Self {
-            https: Https::new(ANSWER)?,
+    pub(crate) fn new(https: Https, config: &Config) -> Self {
+        Self {
+            https,
             base_url: config.base_url(Provider::Exa).to_owned(),
-        })
+        }
     }
 
     /// One `POST /search`, paid by `key`; nothing found is no failure.
@@ -128,7 +125,10 @@ impl Exa {
         let unavailable = |error: HttpsError| Failure::unavailable(title, error);
         // EXPOSE: the header Exa reads it from; marked sensitive, so no Debug shows it.
         let credential = secret_header(key.expose()).map_err(unavailable)?;
-        let request = self.https.post(&format!("{}/search", self.base_url));
+        let request = self
+            .https
+            .post(&format!("{}/search", self.base_url))
+            .timeout(ANSWER);
         let request = request
             .header("x-api-key", credential)
             .json(&body(query, research));

@@ -16,6 +16,7 @@ use user_api_keys::{
     developer_keys::DeveloperKeys,
     endpoint::{Call, Effect, Endpoint, Route, SetupError},
     events::{AnyBody, buffered},
+    https::Https,
     provider::Provider,
     rate_limit::Class,
     usage::UsageWriter,
@@ -67,6 +68,7 @@ impl Deps {
     /// [`SetupError`]
     pub fn new(config: &Config, aws: &Aws) -> Result<Arc<Self>, SetupError> {
         let models = Models::new(config);
+        let https = Https::new()?;
         let mut opens: Vec<_> = models.writers().collect();
         opens.push(Provider::Exa);
         Ok(Arc::new(Self {
@@ -75,8 +77,8 @@ impl Deps {
             usage: UsageWriter::new(aws.dynamodb.clone(), config.table_name.clone()),
             developer: DeveloperKeys::new(config),
             models,
-            writer: Writer::new(config)?,
-            exa: Exa::new(config)?,
+            writer: Writer::new(https.clone(), config),
+            exa: Exa::new(https, config),
         }))
     }
 }

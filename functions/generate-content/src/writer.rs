@@ -113,18 +113,15 @@ pub(crate) struct Ended {
 
 impl Writer {
     /// Asks where `config` says the providers are.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub(crate) fn new(config: &Config) -> Result<Self, HttpsError> {
-        Ok(Self {
-            https: Https::without_end()?,
+    pub(crate) fn new(https: Https, config: &Config) -> Self {
+        Self {
+            https,
             base_urls: Provider::ALL
                 .iter()
                 .map(|&provider| (provider, config.base_url(provider).to_owned()))
                 .collect(),
             patience: Patience::default(),
-        })
+        }
     }
 
     /// Asks until the first part is there, or asking again makes no sense; within `left`.

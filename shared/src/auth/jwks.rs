@@ -69,7 +69,7 @@ struct Jwk {
 impl Jwks {
     pub(super) fn new(url: &str) -> Result<Self, HttpsError> {
         Ok(Self {
-            https: Https::new(ANSWER)?,
+            https: Https::new()?,
             url: url.to_owned(),
             known: Mutex::default(),
         })
@@ -95,7 +95,7 @@ impl Jwks {
     }
 
     async fn fetch(&self) -> Result<Vec<(String, DecodingKey)>, &'static str> {
-        let got = answer(self.https.get(&self.url), MAX_BYTES).await;
+        let got = answer(self.https.get(&self.url).timeout(ANSWER), MAX_BYTES).await;
         let got = got.map_err(|error| match error {
             HttpsError::TimedOut => "timed out",
             HttpsError::TooLarge => "answer too large",

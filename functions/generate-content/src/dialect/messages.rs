@@ -68,8 +68,8 @@ pub(super) fn body(model: &str, prompt: &Prompt) -> Value {
         body["system"] = json!(system);
     }
     if let Some(temperature) = prompt.temperature {
-        // Theirs goes from 0 to 1, ours to 2.
-        body["temperature"] = json!(temperature / 2.0);
+        // Theirs ends at 1.
+        body["temperature"] = json!(temperature.min(1.0));
     }
     body
 }

@@ -110,7 +110,7 @@ async fn provided(provider: &str, replies: Vec<Reply>) -> Provided {
         name if name.ends_with("_BASE_URL") => Some(base_url.clone()),
         _ => None,
     });
-    let mut writer = Writer::new(&config.unwrap()).unwrap();
+    let mut writer = Writer::new(Https::new().unwrap(), &config.unwrap());
     // Far more than a busy machine needs; a test that waits for it says so.
     writer.patience = Patience {
         first: Duration::from_secs(20),
