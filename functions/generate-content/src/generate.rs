@@ -165,9 +165,23 @@ pub(crate) async fn generate(deps: Arc<Deps>, call: Call<Action>) -> Result<Repl
 async fn begin(deps: &Deps, call: &Call<Action>, job: &Job) -> Result<Begun, Problem> {
     let mine = UserApiKeys::of(&call.user, &deps.access, deps.developer.as_ref());
     let event = call.event(audit::Action::Open, None, None);
-    let first = &job.choices[0];
-    // The rows beside the count; nothing is opened before the count lets it through.
-    let find = async { Ok(mine.find(first.provider).await?) };
+    let (opened, exa) = open_keys(&mine, call, job, &event).await?;
+    let researched = match (&job.research, exa) {
+        (Some(research), Some(exa)) => researched(deps, call, job, research, exa).await?,
+        _ => Researched::default(),
+    };
+    first_to_answer(deps, call, job, &mine, &event, opened, researched).await
+}
+
+/// The first provider's key, and Exa's where there is research: the rows beside the count, and
+/// nothing opened before the count lets it through.
+async fn open_keys(
+    mine: &UserApiKeys<'_>,
+    call: &Call<Action>,
+    job: &Job,
+    event: &audit::Event<'_>,
+) -> Result<(Opened, Option<Result<Opened, KeyError>>), Problem> {
+    let find = async { Ok(mine.find(job.choices[0].provider).await?) };
     let find_exa = async {
         let Some(research) = &job.research else {
             return Ok(None);
@@ -180,22 +194,29 @@ async fn begin(deps: &Deps, call: &Call<Action>, job: &Job) -> Result<Begun, Pro
     let (found, exa, ()) = tokio::try_join!(find, find_exa, call.let_through())?;
     let open_exa = async {
         match exa {
-            Some(Ok(found)) => Some(found.open(&event).await),
+            Some(Ok(found)) => Some(found.open(event).await),
             Some(Err(error)) => Some(Err(error)),
             None => None,
         }
     };
-    let (opened, exa) = tokio::join!(found.open(&event), open_exa);
-    let opened = opened?;
-    let mut begun = Researched::default();
-    if let (Some(research), Some(exa)) = (&job.research, exa) {
-        begun = researched(deps, call, job, research, exa).await?;
-    }
+    let (opened, exa) = tokio::join!(found.open(event), open_exa);
+    Ok((opened?, exa))
+}
+
+/// Asks the first choice, and then the others as long as a failure lets them try.
+async fn first_to_answer(
+    deps: &Deps,
+    call: &Call<Action>,
+    job: &Job,
+    mine: &UserApiKeys<'_>,
+    event: &audit::Event<'_>,
+    mut opened: Opened,
+    mut researched: Researched,
+) -> Result<Begun, Problem> {
     let mut prompt = job.prompt.clone();
-    prompt.text = with_sources(&prompt.text, &begun.sources);
-    let mut choices = job.choices.iter();
-    let (mut choice, mut opened) = (first, opened);
-    choices.next();
+    prompt.text = with_sources(&prompt.text, &researched.sources);
+    let mut choice = &job.choices[0];
+    let mut others = job.choices[1..].iter();
     loop {
         let order = Order {
             provider: choice.provider,
@@ -208,19 +229,19 @@ async fn begin(deps: &Deps, call: &Call<Action>, job: &Job) -> Result<Begun, Pro
                 return Ok(Begun {
                     choice: choice.clone(),
                     credential: opened.credential,
-                    research_credential: begun.credential,
-                    sources: begun.sources,
-                    warnings: begun.warnings,
+                    research_credential: researched.credential,
+                    sources: researched.sources,
+                    warnings: researched.warnings,
                     running,
                 });
             }
             Err(failure) => failure,
         };
         note_refusal(deps, &call.user, &opened.credential, &failure, call.now).await;
-        let Some(other) = next_credential(&mine, &mut choices, &failure, &event).await? else {
+        let Some(other) = next_credential(mine, &mut others, &failure, event).await? else {
             return Err(failure.problem);
         };
-        begun.warnings.push(format!(
+        researched.warnings.push(format!(
             "{} was down or out of quota; {} answered in its place",
             choice.provider.facts().title,
             other.0.provider.facts().title
