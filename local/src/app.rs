@@ -96,19 +96,25 @@ impl App {
 
     /// Answers one request with the function it belongs to.
     pub async fn answer(&self, request: Request) -> Response<AnyBody> {
-        if matches!(self.function(&request), Some(Function::Generate)) {
-            return generate_content::handle(&self.generate, request).await;
-        }
-        in_one_piece(self.answer_whole(request).await)
+        let found = find(
+            &self.routes,
+            request.method(),
+            path(request.uri(), &request),
+        );
+        let whole = match found.map(|(route, _)| route.action) {
+            Ok(Function::Generate) => {
+                return generate_content::handle(&self.generate, request).await;
+            }
+            Ok(Function::Save) => save_keys::handle(&self.save, request).await,
+            Ok(Function::Fetch) => fetch_keys::handle(&self.fetch, request).await,
+            Ok(Function::Onboarding) => onboarding::handle(&self.onboarding, request).await,
+            Err(_) => self.answer_elsewhere(request).await,
+        };
+        in_one_piece(whole)
     }
 
-    /// The function whose route this is.
-    fn function(&self, request: &Request) -> Option<Function> {
-        let found = find(&self.routes, request.method(), path(request.uri(), request));
-        found.ok().map(|(route, _)| route.action)
-    }
-
-    async fn answer_whole(&self, request: Request) -> Response<Body> {
+    /// What is no function's route: the page, open-keys, and everything that is not there.
+    async fn answer_elsewhere(&self, request: Request) -> Response<Body> {
         let path = path(request.uri(), &request);
         if (request.method(), path) == (&Method::GET, "/") {
             let host = request.headers().get(HOST).and_then(|v| v.to_str().ok());
@@ -120,19 +126,9 @@ impl App {
         if (request.method(), path) == (&Method::POST, OPEN_KEYS) {
             return self.invoke(&request).await;
         }
-        match self.function(&request) {
-            Some(Function::Save) => save_keys::handle(&self.save, request).await,
-            Some(Function::Fetch) => fetch_keys::handle(&self.fetch, request).await,
-            Some(Function::Generate) => {
-                generate_content::handle_buffered(&self.generate, request).await
-            }
-            Some(Function::Onboarding) => onboarding::handle(&self.onboarding, request).await,
-            // No route: the endpoint fails, or answers a browser's OPTIONS, before it acts.
-            None => {
-                let act = async |_| Err(Problem::not_found());
-                self.endpoint.answer(&self.routes, request, act).await
-            }
-        }
+        // The endpoint fails, or answers a browser's OPTIONS, before it acts.
+        let act = async |_| Err(Problem::not_found());
+        self.endpoint.answer(&self.routes, request, act).await
     }
 
     /// open-keys, as Lambda's own invoke API answers: a failure is 200 with a header. IAM is not

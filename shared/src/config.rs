@@ -258,14 +258,9 @@ impl Config {
     /// Where a provider's API is, without a slash at the end.
     #[must_use]
     pub fn base_url(&self, provider: Provider) -> &str {
-        let mut redirected = self.base_urls.iter();
-        redirected
-            .find(|(p, _)| *p == provider)
-            .map_or(provider.facts().base_url, |(_, url)| url)
+        base_url(&self.base_urls, provider)
     }
-}
 
-impl Config {
     /// The model of a provider where a request names none; empty for one that writes no text.
     #[must_use]
     pub fn model(&self, provider: Provider) -> &str {
@@ -457,6 +452,15 @@ fn default_limit(class: Class, window: Window) -> Option<u32> {
         (Class::Check, Window::Hour) => Some(10),
         _ => None,
     }
+}
+
+/// Where a provider's API is, given the ones that are somewhere else ([`Config::base_urls`]).
+#[must_use]
+pub fn base_url(redirected: &[(Provider, String)], provider: Provider) -> &str {
+    let mut redirected = redirected.iter();
+    redirected
+        .find(|(p, _)| *p == provider)
+        .map_or(provider.facts().base_url, |(_, url)| url)
 }
 
 /// Whether `name` can be a provider's model: `^[a-z0-9][a-z0-9.-]{0,63}$`. It becomes part of a URL.

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use lambda_http::http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest::{Client, RequestBuilder, redirect::Policy};
+use zeroize::Zeroizing;
+
+use crate::{api_key::ApiKey, provider::KeyHeader};
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a connection is kept for the next call; providers close theirs not much later.
@@ -116,12 +119,21 @@ pub async fn read(mut response: reqwest::Response, max_bytes: usize) -> Result<A
     })
 }
 
-/// A header that no `Debug` shows.
+/// The request with the key in its provider's header, which no `Debug` shows.
 ///
 /// # Errors
 /// [`HttpsError::Header`]
-pub fn secret_header(value: &str) -> Result<HeaderValue, HttpsError> {
-    let mut header = HeaderValue::from_str(value).map_err(|_| HttpsError::Header)?;
-    header.set_sensitive(true);
-    Ok(header)
+pub fn with_key(
+    mut request: RequestBuilder,
+    how: &KeyHeader,
+    key: &ApiKey,
+) -> Result<RequestBuilder, HttpsError> {
+    // EXPOSE: the header the provider reads it from; marked sensitive, and our own copy wiped.
+    let value = Zeroizing::new(format!("{}{}", how.scheme, key.expose()));
+    let mut value = HeaderValue::from_str(&value).map_err(|_| HttpsError::Header)?;
+    value.set_sensitive(true);
+    for (name, value) in how.also {
+        request = request.header(*name, *value);
+    }
+    Ok(request.header(how.name, value))
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
-    operation::update_item::UpdateItemError,
+    operation::update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
     primitives::Blob,
     types::{
         AttributeValue, DeleteRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
@@ -543,24 +543,19 @@ impl KeyMarker {
         if record.last_used_at.as_ref() == Some(&today) {
             return Ok(());
         }
-        self.0
-            .dynamodb
-            .update_item()
-            .table_name(&self.0.name)
-            .set_key(Some(primary_key(user, provider)))
-            .update_expression("SET last_used_at=:today, rev=rev+:one")
-            .condition_expression("attribute_exists(pk) AND kid=:kid")
-            .expression_attribute_values(":today", text(&today))
-            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
-            .expression_attribute_values(":kid", text(&record.kid))
-            .send()
-            .await
-            .map_err(|error| failure(&error))?;
+        self.mark(
+            user,
+            provider,
+            &record.kid,
+            "SET last_used_at=:today, rev=rev+:one",
+        )
+        .expression_attribute_values(":today", text(&today))
+        .send()
+        .await
+        .map_err(|error| failure(&error))?;
         Ok(())
     }
-}
 
-impl KeyMarker {
     /// Notes that the provider refuses this key: one `UpdateItem`.
     ///
     /// # Errors
@@ -572,22 +567,32 @@ impl KeyMarker {
         kid: &str,
         now: OffsetDateTime,
     ) -> Result<(), TableError> {
-        self.0
-            .dynamodb
-            .update_item()
-            .table_name(&self.0.name)
-            .set_key(Some(primary_key(user, provider)))
-            .update_expression("SET #status=:invalid, checked_at=:now, rev=rev+:one")
-            .condition_expression("attribute_exists(pk) AND kid=:kid")
+        let expression = "SET #status=:invalid, checked_at=:now, rev=rev+:one";
+        self.mark(user, provider, kid, expression)
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":invalid", text(Status::Invalid.as_str()))
             .expression_attribute_values(":now", text(&now.format(&Rfc3339)?))
-            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
-            .expression_attribute_values(":kid", text(kid))
             .send()
             .await
             .map_err(|error| failure(&error))?;
         Ok(())
+    }
+
+    /// An update of this very key: it neither touches another nor brings one back to life.
+    fn mark(
+        &self,
+        user: &User,
+        provider: Provider,
+        kid: &str,
+        expression: &str,
+    ) -> UpdateItemFluentBuilder {
+        let update = self.0.dynamodb.update_item().table_name(&self.0.name);
+        update
+            .set_key(Some(primary_key(user, provider)))
+            .update_expression(expression)
+            .condition_expression("attribute_exists(pk) AND kid=:kid")
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":kid", text(kid))
     }
 }
 

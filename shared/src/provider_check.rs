@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::{
     api_key::ApiKey,
-    config::Config,
-    https::{Answer, Https, HttpsError, answer, secret_header},
+    config::{Config, base_url},
+    https::{Answer, Https, HttpsError, answer, with_key},
     provider::{FreeCheck, Provider},
 };
 
@@ -43,35 +43,19 @@ impl Checker {
     pub fn new(config: &Config) -> Result<Self, HttpsError> {
         Ok(Self {
             https: Https::new()?,
-            base_urls: Provider::ALL
-                .iter()
-                .map(|&provider| (provider, config.base_url(provider).to_owned()))
-                .collect(),
+            base_urls: config.base_urls.clone(),
         })
     }
 
-    /// One `GET`; `None` for a provider that has no free check.
-    pub async fn check(&self, provider: Provider, key: &ApiKey) -> Option<Verdict> {
-        let check = provider.facts().check.as_ref()?;
-        let (_, base_url) = self.base_urls.iter().find(|(p, _)| *p == provider)?;
-        let asked = self.ask(base_url, check, key).await;
-        Some(asked.map_or(Verdict::Unknown, |answer| verdict(check, &answer)))
-    }
-
-    async fn ask(
-        &self,
-        base_url: &str,
-        check: &FreeCheck,
-        key: &ApiKey,
-    ) -> Result<Answer, HttpsError> {
-        // EXPOSE: the header the provider reads it from; marked sensitive, so no Debug shows it.
-        let credential = secret_header(&format!("{}{}", check.key.scheme, key.expose()))?;
-        let request = self.https.get(&format!("{base_url}{}", check.path));
-        let mut request = request.timeout(BUDGET);
-        for (name, value) in check.key.also {
-            request = request.header(*name, *value);
-        }
-        answer(request.header(check.key.name, credential), ANSWER_MAX_BYTES).await
+    /// One `GET`, the provider's own `check`.
+    pub async fn check(&self, provider: Provider, check: &FreeCheck, key: &ApiKey) -> Verdict {
+        let url = format!("{}{}", base_url(&self.base_urls, provider), check.path);
+        let asked = async {
+            let request = self.https.get(&url).timeout(BUDGET);
+            answer(with_key(request, &check.key, key)?, ANSWER_MAX_BYTES).await
+        };
+        let heard = asked.await;
+        heard.map_or(Verdict::Unknown, |answer| verdict(check, &answer))
     }
 }
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use user_api_keys::{
     api_key::ApiKey,
     config::Config,
-    https::{Https, HttpsError, answer, secret_header},
-    provider::Provider,
+    https::{Https, HttpsError, answer, with_key},
+    provider::{KeyHeader, Provider},
 };
 use utoipa::{
     ToSchema,
@@ -21,6 +21,11 @@ use utoipa::{
 
 use crate::failure::{Failure, retry_after};
 
+const KEY: KeyHeader = KeyHeader {
+    name: "x-api-key",
+    scheme: "",
+    also: &[],
+};
 const ANSWER: Duration = Duration::from_secs(10);
 const ANSWER_MAX_BYTES: usize = 4 * 1024 * 1024;
 const RESULTS: u8 = 5;
@@ -123,15 +128,10 @@ impl Exa {
     ) -> Result<Vec<Source>, Failure> {
         let title = Provider::Exa.facts().title;
         let unavailable = |error: HttpsError| Failure::unavailable(title, error);
-        // EXPOSE: the header Exa reads it from; marked sensitive, so no Debug shows it.
-        let credential = secret_header(key.expose()).map_err(unavailable)?;
-        let request = self
-            .https
-            .post(&format!("{}/search", self.base_url))
-            .timeout(ANSWER);
-        let request = request
-            .header("x-api-key", credential)
-            .json(&body(query, research));
+        let url = format!("{}/search", self.base_url);
+        let request = self.https.post(&url).timeout(ANSWER);
+        let request = request.json(&body(query, research));
+        let request = with_key(request, &KEY, key).map_err(unavailable)?;
         let got = answer(request, ANSWER_MAX_BYTES)
             .await
             .map_err(unavailable)?;

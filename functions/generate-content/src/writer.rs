@@ -19,8 +19,8 @@ use sse_stream::SseByteStream;
 use tokio::time::{sleep, timeout};
 use user_api_keys::{
     api_key::ApiKey,
-    config::Config,
-    https::{Https, HttpsError, read, secret_header},
+    config::{Config, base_url},
+    https::{Https, HttpsError, read, with_key},
     provider::{Dialect, Provider, Writes},
     usage::Usage,
 };
@@ -116,10 +116,7 @@ impl Writer {
     pub(crate) fn new(https: Https, config: &Config) -> Self {
         Self {
             https,
-            base_urls: Provider::ALL
-                .iter()
-                .map(|&provider| (provider, config.base_url(provider).to_owned()))
-                .collect(),
+            base_urls: config.base_urls.clone(),
             patience: Patience::default(),
         }
     }
@@ -187,18 +184,11 @@ impl Writer {
     async fn ask(&self, order: &Order<'_>, writes: &Writes) -> Result<Events, Failure> {
         let title = order.provider.facts().title;
         let unavailable = |error: HttpsError| Failure::unavailable(title, error);
-        let mut base_urls = self.base_urls.iter();
-        let base_url = base_urls.find(|(provider, _)| *provider == order.provider);
-        let base_url = base_url.map_or("", |(_, url)| url);
+        let base_url = base_url(&self.base_urls, order.provider);
         let path = dialect::path(writes.dialect, order.model);
-        // EXPOSE: the header the provider reads it from; marked sensitive, so no Debug shows it.
-        let credential = secret_header(&format!("{}{}", writes.key.scheme, order.key.expose()));
-        let mut request = self.https.post(&format!("{base_url}{path}"));
-        for (name, value) in writes.key.also {
-            request = request.header(*name, *value);
-        }
-        let response = request
-            .header(writes.key.name, credential.map_err(unavailable)?)
+        let request = self.https.post(&format!("{base_url}{path}"));
+        let response = with_key(request, &writes.key, order.key)
+            .map_err(unavailable)?
             .json(&dialect::body(writes.dialect, order.model, order.prompt))
             .send()
             .await

@@ -65,6 +65,18 @@ async fn end(
     Ok(session.map_err(problem)?.shown(step))
 }
 
+/// Step 1 needs the required keys; the others are the front end's own to judge.
+async fn in_the_way(
+    deps: &Deps,
+    call: &Call<Action>,
+    step: StepNumber,
+) -> Result<Vec<String>, Problem> {
+    match step.get() {
+        API_KEYS_STEP => Ok(Required::of(deps, call).await?.sentences()),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// End a step as done.
 #[utoipa::path(
     post,
@@ -86,10 +98,7 @@ pub(crate) async fn complete_step(
         return Err(Problem::invalid_request(format!("Send {STEP_SHAPE}.")));
     }
     let shown = end(deps, call, step, Ended::Completed, request).await?;
-    let warnings = match step.get() {
-        API_KEYS_STEP => Required::of(deps, call).await?.sentences(),
-        _ => Vec::new(),
-    };
+    let warnings = in_the_way(deps, call, step).await?;
     json(&StepAnswer {
         message: "step completed",
         step_number: step.get(),
@@ -146,10 +155,7 @@ pub(crate) async fn validate_step(
 ) -> Result<Response<Body>, Problem> {
     let step = step(call)?;
     let shown = deps.sessions.get(&call.user).await?.shown(step);
-    let required = match step.get() {
-        API_KEYS_STEP => Required::of(deps, call).await?.sentences(),
-        _ => Vec::new(),
-    };
+    let required = in_the_way(deps, call, step).await?;
     let validation_errors = match required.is_empty() {
         true => shown.validation_errors,
         false => required,

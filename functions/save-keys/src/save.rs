@@ -224,9 +224,10 @@ async fn check(
     key: &ApiKey,
     kid: &str,
 ) -> Result<Checked, Problem> {
-    if how == CheckOnSave::Format || provider.facts().check.is_none() {
-        return Ok(Checked::Skipped);
-    }
+    let free = match (how, &provider.facts().check) {
+        (CheckOnSave::Live, Some(free)) => free,
+        _ => return Ok(Checked::Skipped),
+    };
     match deps.endpoint.count(call, Class::Check).await {
         Ok(()) => {}
         Err(LimitError::Limited(_)) => return Ok(Checked::TooOften),
@@ -234,11 +235,10 @@ async fn check(
     }
     let event = call.event(audit::Action::Check, Some(provider), Some(kid));
     deps.audit.write(&call.user, &event, Outcome::Ok).await?;
-    match deps.checker.check(provider, key).await {
-        Some(Verdict::Valid) => Ok(Checked::Valid),
-        Some(Verdict::Unknown) => Ok(Checked::Unknown),
-        None => Ok(Checked::Skipped),
-        Some(Verdict::Invalid) => {
+    match deps.checker.check(provider, free, key).await {
+        Verdict::Valid => Ok(Checked::Valid),
+        Verdict::Unknown => Ok(Checked::Unknown),
+        Verdict::Invalid => {
             deps.audit.note(&call.user, &event, Outcome::Refused).await;
             Err(Problem::new(
                 Code::ProviderRejectedKey,
