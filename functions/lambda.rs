@@ -178,7 +178,8 @@ impl Lambda {
         };
         let table = self.services.table_name.clone();
         let writer = KeyWriter::new(self.services.dynamodb.clone(), table);
-        writer.save(&user, new, now).await.unwrap();
+        let before = writer.before(&user, provider).await.unwrap();
+        writer.save(&user, before, &new, now).await.unwrap();
     }
 
     /// One request through API Gateway's event, and what the runtime answers to it.

@@ -106,7 +106,8 @@ fn config(
     Config::from_env_with(|name, value| match name {
         "TABLE_NAME" => Some(services.table_name.clone()),
         "KMS_KEY_ARN" => Some(services.kms_key_arn.clone()),
-        "KMS_DECRYPT_KEY_ARNS" | "AWS_LAMBDA_FUNCTION_NAME" => None,
+        "KMS_DECRYPT_KEY_ARNS" => Some(services.kms_decrypt_key_arns()),
+        "AWS_LAMBDA_FUNCTION_NAME" => None,
         "DEBUG" if args.production => None,
         "DEPLOY_ENV" if args.production => value
             .filter(|stack| !matches!(stack.as_str(), "" | "local"))

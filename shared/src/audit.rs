@@ -26,6 +26,8 @@ pub enum Action {
     Save,
     /// Paused, worded, given an end.
     Change,
+    /// Brought back in place of the key that replaced it.
+    Restore,
     /// Deleted.
     Delete,
     /// Opened, to be used.
@@ -41,6 +43,7 @@ impl Action {
         match self {
             Self::Save => "save",
             Self::Change => "change",
+            Self::Restore => "restore",
             Self::Delete => "delete",
             Self::Open => "open",
             Self::Export => "export",
@@ -171,7 +174,7 @@ pub struct Record {
     ttl: i64,
     /// When, RFC 3339 in UTC.
     pub at: String,
-    /// `save`, `change`, `delete`, `open`, `export` or `check`.
+    /// `save`, `change`, `restore`, `delete`, `open`, `export` or `check`.
     pub action: String,
     /// With whose key; null for all of them.
     #[schema(required)]

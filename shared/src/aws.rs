@@ -35,12 +35,22 @@ pub struct Aws {
 impl Aws {
     /// Region, credentials and endpoints as the SDK finds them.
     pub async fn from_env() -> Self {
+        Self::with(RetryConfig::standard().with_max_attempts(ATTEMPTS)).await
+    }
+
+    /// The same for jobs that nobody waits for: they slow down when a service throttles them, as the
+    /// SDK's adaptive mode does.
+    pub async fn adaptive() -> Self {
+        Self::with(RetryConfig::adaptive().with_max_attempts(ATTEMPTS)).await
+    }
+
+    async fn with(retries: RetryConfig) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT)
             .operation_attempt_timeout(ATTEMPT);
         let config = aws_config::defaults(BehaviorVersion::latest())
             .timeout_config(timeouts.build())
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .retry_config(retries)
             .load()
             .await;
         Self::new(

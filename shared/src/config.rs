@@ -2,7 +2,7 @@
 //!
 //! Owns names and defaults of variables; nothing else in the code base reads the environment.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use secrecy::SecretString;
 use tracing::Level;
@@ -56,8 +56,23 @@ pub struct Config {
     pub rate_limits: Vec<Limit>,
     /// `CHECK_ON_SAVE`.
     pub check_on_save: CheckOnSave,
+    /// `ROTATE_AFTER_DAYS`: a key of this age is shown as stale.
+    pub rotate_after_days: u16,
+    /// `ROTATE_CONCURRENCY` and `ROTATE_PER_SECOND`: rows of one invocation of rotate-keys.
+    pub rotate_pace: Pace,
+    /// `CHECK_PER_SECOND`: keys of one provider in one invocation of check-keys.
+    pub check_per_second: u16,
     /// `LOG_LEVEL`.
     pub log_level: Level,
+}
+
+/// How hard a job may work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Rows under way at once.
+    pub concurrency: u16,
+    /// Rows begun in a second; `None` for as many as there is time for.
+    pub per_second: Option<u16>,
 }
 
 /// How a key is checked when it is saved.
@@ -224,6 +239,12 @@ impl Config {
         let check_on_save = reader.check_on_save();
         let trust = reader.optional("OPEN_KEYS_TRUST_CALLER");
         let open_keys_trust_caller = trust.as_deref() == Some("true");
+        let rotate_after_days = reader.number("ROTATE_AFTER_DAYS", 90);
+        let rotate_pace = Pace {
+            concurrency: reader.number("ROTATE_CONCURRENCY", 16),
+            per_second: Some(reader.number("ROTATE_PER_SECOND", 200)),
+        };
+        let check_per_second = reader.number("CHECK_PER_SECOND", 2);
         let log_level = reader.log_level();
         let deploy_env = reader
             .optional("DEPLOY_ENV")
@@ -247,6 +268,9 @@ impl Config {
                 open_keys_trust_caller,
                 rate_limits,
                 check_on_save,
+                rotate_after_days,
+                rotate_pace,
+                check_per_second,
                 log_level,
             }),
             (_, _, wrong) => Err(ConfigError::Incomplete(wrong)),
@@ -359,14 +383,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
                 let name = name.to_uppercase();
                 let calls = match self.optional(&name) {
                     None => default_limit(class, window),
-                    Some(text) => {
-                        let calls = text.parse().ok().filter(|calls| *calls > 0);
-                        if calls.is_none() {
-                            self.wrong
-                                .push(format!("{name} is not a whole number of 1 or more"));
-                        }
-                        calls
-                    }
+                    Some(text) => self.positive(&name, &text),
                 };
                 limits.extend(calls.map(|calls| Limit {
                     class,
@@ -376,6 +393,26 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             }
         }
         limits
+    }
+
+    fn number(&mut self, name: &str, default: u16) -> u16 {
+        let Some(text) = self.optional(name) else {
+            return default;
+        };
+        self.positive(name, &text).unwrap_or(default)
+    }
+
+    fn positive<T: FromStr + PartialOrd + From<u8>>(
+        &mut self,
+        name: &str,
+        text: &str,
+    ) -> Option<T> {
+        let number = text.parse().ok().filter(|number| *number > T::from(0));
+        if number.is_none() {
+            self.wrong
+                .push(format!("{name} is not a whole number of 1 or more"));
+        }
+        number
     }
 
     fn check_on_save(&mut self) -> CheckOnSave {

@@ -4,7 +4,7 @@
 //! a [`Call`], and a `Call` holds a `User`, so no handler can run for nobody. Must not know what
 //! any handler does.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use lambda_http::{
     Body, Request, RequestExt, Response,
@@ -28,6 +28,7 @@ use crate::{
     config::Config,
     events::{AnyBody, Reply, in_one_piece},
     https::HttpsError,
+    invocation::time_until,
     origin::Origins,
     problem::{Code, Problem},
     provider::Provider,
@@ -344,9 +345,7 @@ impl<A> Call<A> {
     /// Time until Lambda ends this invocation; `None` elsewhere.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        let deadline = Duration::from_millis(self.deadline_ms?);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        Some(deadline.saturating_sub(now.unwrap_or_default()))
+        self.deadline_ms.map(time_until)
     }
 
     /// Whether the caller asks for server-sent events in `Accept`.

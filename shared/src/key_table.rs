@@ -1,38 +1,50 @@
 //! The key rows in DynamoDB.
 //!
-//! Authority is a type: [`KeyWriter`] saves and deletes, [`KeyReader`] reads one sealed row,
-//! [`KeyLister`] reads records without ciphertext, [`KeyMarker`] notes on a row what became of its
-//! key. Knows rows; must not know plaintext.
+//! Authority is a type: [`KeyWriter`] saves, restores and deletes, [`KeyReader`] reads one sealed
+//! row, [`KeyLister`] reads records without ciphertext, [`KeyMarker`] notes on a row what became of
+//! its key. Knows rows; must not know plaintext.
+//!
+//! A key that is replaced stays for a day in a row of its own, `PREV#<provider>`.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
-    operation::update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
-    primitives::Blob,
-    types::{
-        AttributeValue, DeleteRequest, ReturnValue, ReturnValuesOnConditionCheckFailure,
-        WriteRequest,
-    },
+    operation::update_item::builders::UpdateItemFluentBuilder,
+    types::{AttributeValue, ReturnValue},
 };
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, Time, format_description::well_known::Rfc3339};
+use time::{Duration, OffsetDateTime, Time, format_description::well_known::Rfc3339};
+use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::{
     config::KeyArn,
     provider::Provider,
+    provider_check::Verdict,
     sealing::{CONTEXT_VERSION, FORMAT, Sealed},
     user::User,
 };
 
-/// What a list may read: everything but the ciphertext and the KMS key.
-const RECORD: &str = "sk, kid, ver, hint, #status, enabled, expires_at, description, created_at, \
-                      updated_at, checked_at, last_used_at";
+pub use self::versions::{Before, Restorable};
 
-/// How often DynamoDB may leave a part of a batch for the next call.
-const DELETE_ROUNDS: usize = 5;
+mod versions;
+
+/// Sort keys of the key in use and of the one it replaced; no other item's lies between them.
+pub(crate) const CURRENT: &str = "KEY#";
+pub(crate) const PREVIOUS: &str = "PREV#";
+/// What a list may read: everything but the ciphertext and the KMS key.
+pub(crate) const RECORD: &str = "sk, kid, ver, hint, #status, enabled, expires_at, description, \
+                                 created_at, updated_at, checked_at, last_check, refused_at, \
+                                 last_used_at, kept_until";
+/// A mark neither touches another key nor brings one back to life.
+const SAME_KEY: &str = "attribute_exists(pk) AND kid=:kid";
+/// Two refusals so far apart make a key invalid: a provider's bad hour does not.
+const REFUSALS_APART: Duration = Duration::DAY;
+
+/// A row as DynamoDB has it.
+pub(crate) type Item = HashMap<String, AttributeValue>;
 
 /// Why the table did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +58,9 @@ pub enum TableError {
     /// The row is not what the caller took it for, or not there; nothing was changed.
     #[error("condition did not hold")]
     Condition,
+    /// Another write to the same row was under way; nothing was changed.
+    #[error("another write was under way")]
+    Conflict,
     /// A time that cannot be written down.
     #[error("time cannot be formatted")]
     Time(#[from] time::error::Format),
@@ -99,22 +114,49 @@ pub struct Record {
     pub updated_at: String,
     /// Last answer of the provider.
     pub checked_at: Option<String>,
+    /// What came of the last time it was asked: `valid`, `invalid` or `unknown`.
+    pub last_check: Option<String>,
+    /// Since when the provider refuses it, while only checks have said so.
+    pub refused_at: Option<String>,
     /// Last use, to the day.
     pub last_used_at: Option<String>,
+    /// The key it replaced, while that is kept.
+    #[serde(skip)]
+    pub previous: Option<Previous>,
+}
+
+/// A key that was replaced and can be brought back. Times are RFC 3339 in UTC.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[schema(as = PreviousKey)]
+pub struct Previous {
+    /// Its own id.
+    kid: String,
+    /// Last four characters, or empty.
+    #[schema(max_length = 4)]
+    hint: String,
+    /// It cannot be brought back from this time on.
+    kept_until: String,
 }
 
 impl Record {
     /// Whose key it is; `None` for a provider this version does not know.
     #[must_use]
     pub fn provider(&self) -> Option<Provider> {
-        self.sk.strip_prefix("KEY#")?.parse().ok()
+        self.sk.strip_prefix(CURRENT)?.parse().ok()
     }
 
-    /// For an answer; `None` for a provider this version does not know.
+    /// For an answer at `now`; `None` for a provider this version does not know.
     #[must_use]
-    pub fn shown(self) -> Option<ShownRecord> {
+    pub fn shown(self, now: OffsetDateTime, rotate_after_days: u16) -> Option<ShownRecord> {
+        let provider = self.provider()?.name();
+        let age_days = age_days(&self.kid, now);
+        let previous = self.previous.filter(|key| !past(&key.kept_until, now));
         Some(ShownRecord {
-            provider: self.provider()?.name(),
+            provider,
+            age_days,
+            stale: age_days.is_some_and(|days| days >= rotate_after_days.into()),
+            last_check: self.last_check,
+            previous,
             hint: self.hint,
             kid: self.kid,
             version: self.ver,
@@ -132,10 +174,20 @@ impl Record {
     /// Whether its time is over at `now`; a time that cannot be read counts as over.
     #[must_use]
     pub fn expired(&self, now: OffsetDateTime) -> bool {
-        self.expires_at.as_deref().is_some_and(|at| {
-            OffsetDateTime::parse(at, &Rfc3339).map_or(true, |expires_at| expires_at <= now)
-        })
+        self.expires_at.as_deref().is_some_and(|at| past(at, now))
     }
+}
+
+/// Whether a time has come; one that cannot be read has.
+fn past(at: &str, now: OffsetDateTime) -> bool {
+    OffsetDateTime::parse(at, &Rfc3339).map_or(true, |at| at <= now)
+}
+
+/// Whole days since a key was saved, which is when its kid was made.
+fn age_days(kid: &str, now: OffsetDateTime) -> Option<u64> {
+    let made_ms = Ulid::from_string(kid).ok()?.timestamp_ms();
+    let now_ms = u64::try_from(now.unix_timestamp()).ok()? * 1_000;
+    Some(now_ms.saturating_sub(made_ms) / 86_400_000)
 }
 
 /// A key's record; never the key. Times are RFC 3339 in UTC.
@@ -144,7 +196,7 @@ impl Record {
     "kid": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "version": 1, "status": "active", "enabled": true,
     "expires_at": null, "description": "mine", "created_at": "2026-11-24T06:00:00Z",
     "updated_at": "2026-11-24T06:00:00Z", "checked_at": "2026-11-24T06:00:00Z",
-    "last_used_at": null}))]
+    "last_check": "valid", "last_used_at": null, "age_days": 12, "stale": false, "previous": null}))]
 pub struct ShownRecord {
     /// Provider's name.
     #[schema(value_type = Provider)]
@@ -174,9 +226,21 @@ pub struct ShownRecord {
     /// Last answer of the provider.
     #[schema(required)]
     checked_at: Option<String>,
+    /// What came of the last time it was asked. `invalid` beside another `status`: it has refused the
+    /// key once and is asked again a day later.
+    #[schema(required, pattern = "^(valid|invalid|unknown)$")]
+    last_check: Option<String>,
     /// Last use, to the day.
     #[schema(required)]
     last_used_at: Option<String>,
+    /// Whole days since this key was saved.
+    #[schema(required)]
+    age_days: Option<u64>,
+    /// Old enough to be replaced at its provider; a reminder, it works as before.
+    stale: bool,
+    /// The key it replaced, for a day.
+    #[schema(required)]
+    previous: Option<Previous>,
 }
 
 /// A record together with its sealed key.
@@ -227,7 +291,7 @@ struct Table {
     name: String,
 }
 
-/// Saves and deletes keys.
+/// Saves, restores and deletes keys.
 #[derive(Debug, Clone)]
 pub struct KeyWriter(Table);
 /// Reads one sealed row.
@@ -248,14 +312,16 @@ pub(crate) fn partition(user: &User) -> AttributeValue {
     AttributeValue::S(format!("USER#{}", user.id().as_str()))
 }
 
-fn sort(provider: Provider) -> AttributeValue {
-    AttributeValue::S(format!("KEY#{}", provider.name()))
-}
-
-fn primary_key(user: &User, provider: Provider) -> HashMap<String, AttributeValue> {
-    [("pk", partition(user)), ("sk", sort(provider))]
+/// Of the row with that prefix.
+fn key_of(user: &User, prefix: &str, provider: Provider) -> Item {
+    let sort = format!("{prefix}{}", provider.name());
+    [("pk", partition(user)), ("sk", AttributeValue::S(sort))]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
+}
+
+fn primary_key(user: &User, provider: Provider) -> Item {
+    key_of(user, CURRENT, provider)
 }
 
 impl KeyWriter {
@@ -263,94 +329,6 @@ impl KeyWriter {
     #[must_use]
     pub fn new(dynamodb: Client, name: String) -> Self {
         Self(Table { dynamodb, name })
-    }
-
-    /// One `UpdateItem`: ciphertext, kid, KMS key and hint change together or not at all.
-    /// Returns the version, counted from 1. The kid makes it once: an attempt after one whose answer
-    /// was lost finds its own kid and changes nothing.
-    ///
-    /// # Errors
-    /// [`TableError`]; the old key is whole.
-    pub async fn save(
-        &self,
-        user: &User,
-        new: NewKey<'_>,
-        now: OffsetDateTime,
-    ) -> Result<u64, TableError> {
-        let now = now.format(&Rfc3339)?;
-        let expires_at = new.expires_at.map(|at| at.format(&Rfc3339)).transpose()?;
-        let checked_at = (new.status == Status::Active).then_some(now.as_str());
-        let optional = [
-            ("expires_at", expires_at.as_deref()),
-            ("description", new.description),
-            ("checked_at", checked_at),
-        ];
-        let (set, remove): (Vec<_>, Vec<_>) =
-            optional.into_iter().partition(|(_, value)| value.is_some());
-        let mut expression = "SET fmt=:fmt, ctxv=:ctxv, kid=:kid, ct=:ct, cmk=:cmk, hint=:hint, \
-             #status=:status, enabled=:enabled, updated_at=:now, \
-             created_at=if_not_exists(created_at,:now), \
-             ver=if_not_exists(ver,:zero)+:one, rev=if_not_exists(rev,:zero)+:one"
-            .to_owned();
-        for (name, _) in &set {
-            expression.push_str(&format!(", {name}=:{name}"));
-        }
-        expression.push_str(" REMOVE last_used_at, rewrapped_at");
-        for (name, _) in &remove {
-            expression.push_str(&format!(", {name}"));
-        }
-        let number = |n: u8| AttributeValue::N(n.to_string());
-        let mut update = self
-            .0
-            .dynamodb
-            .update_item()
-            .table_name(&self.0.name)
-            .set_key(Some(primary_key(user, new.provider)))
-            .update_expression(expression)
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":fmt", text(FORMAT))
-            .expression_attribute_values(":ctxv", text(CONTEXT_VERSION))
-            .expression_attribute_values(":kid", text(new.kid))
-            .expression_attribute_values(":ct", AttributeValue::B(Blob::new(new.sealed.ciphertext)))
-            .expression_attribute_values(":cmk", text(new.sealed.key_arn.as_str()))
-            .expression_attribute_values(":hint", text(new.hint))
-            .expression_attribute_values(":status", text(new.status.as_str()))
-            .expression_attribute_values(":enabled", AttributeValue::Bool(true))
-            .expression_attribute_values(":now", text(&now))
-            .expression_attribute_values(":zero", number(0))
-            .expression_attribute_values(":one", number(1));
-        for (name, value) in set {
-            update = update
-                .expression_attribute_values(format!(":{name}"), text(value.unwrap_or_default()));
-        }
-        let condition = match new.replaces {
-            Some(version) => {
-                let version = AttributeValue::N(version.to_string());
-                update = update.expression_attribute_values(":replaces", version);
-                "ver = :replaces AND kid <> :kid"
-            }
-            None => "attribute_not_exists(kid) OR kid <> :kid",
-        };
-        let answer = update
-            .condition_expression(condition)
-            .return_values(ReturnValue::UpdatedNew)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        let row = match &answer {
-            Ok(answer) => answer.attributes(),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => failed
-                    .item()
-                    .filter(|row| row.get("kid") == Some(&text(new.kid))),
-                _ => None,
-            },
-        };
-        match (row, answer.as_ref().err()) {
-            (Some(row), _) => version(row),
-            (None, Some(error)) => Err(failure(error)),
-            (None, None) => Err(TableError::Corrupt("no version")),
-        }
     }
 
     /// One `UpdateItem` on a row that is there; returns the record as it is now.
@@ -412,48 +390,6 @@ impl KeyWriter {
             .map_err(|error| failure(&error))?;
         record(answer.attributes.unwrap_or_default())
     }
-
-    /// Deletes every key: one `BatchWriteItem`, and another for what DynamoDB leaves over.
-    ///
-    /// # Errors
-    /// [`TableError`]; some may be deleted, and a next try deletes the rest.
-    pub async fn delete_all(&self, user: &User) -> Result<(), TableError> {
-        let delete = |&provider: &Provider| {
-            let key = DeleteRequest::builder().set_key(Some(primary_key(user, provider)));
-            let key = key.build().map_err(|_| TableError::Corrupt("delete"))?;
-            Ok(WriteRequest::builder().delete_request(key).build())
-        };
-        let all: Result<Vec<_>, TableError> = Provider::ALL.iter().map(delete).collect();
-        let mut left = HashMap::from([(self.0.name.clone(), all?)]);
-        for _ in 0..DELETE_ROUNDS {
-            let batch = self.0.dynamodb.batch_write_item();
-            let answer = batch.set_request_items(Some(left)).send().await;
-            left = answer
-                .map_err(|error| failure(&error))?
-                .unprocessed_items
-                .unwrap_or_default();
-            if left.is_empty() {
-                return Ok(());
-            }
-        }
-        Err(TableError::Unavailable("unprocessed items".to_owned()))
-    }
-
-    /// One `DeleteItem`; deleting nothing is fine.
-    ///
-    /// # Errors
-    /// [`TableError`]
-    pub async fn delete(&self, user: &User, provider: Provider) -> Result<(), TableError> {
-        self.0
-            .dynamodb
-            .delete_item()
-            .table_name(&self.0.name)
-            .set_key(Some(primary_key(user, provider)))
-            .send()
-            .await
-            .map_err(|error| failure(&error))?;
-        Ok(())
-    }
 }
 
 impl KeyReader {
@@ -472,17 +408,17 @@ impl KeyReader {
         user: &User,
         provider: Provider,
     ) -> Result<Option<SealedRow>, TableError> {
-        let answer = self
-            .0
-            .dynamodb
-            .get_item()
-            .table_name(&self.0.name)
-            .set_key(Some(primary_key(user, provider)))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| failure(&error))?;
-        answer.item.map(sealed_row).transpose()
+        let row = self.0.get(primary_key(user, provider)).await?;
+        row.map(sealed_row).transpose()
+    }
+}
+
+impl Table {
+    /// One strongly consistent `GetItem`.
+    async fn get(&self, key: Item) -> Result<Option<Item>, TableError> {
+        let get = self.dynamodb.get_item().table_name(&self.name);
+        let answer = get.set_key(Some(key)).consistent_read(true).send().await;
+        Ok(answer.map_err(|error| failure(&error))?.item)
     }
 }
 
@@ -503,22 +439,37 @@ impl KeyLister {
             .dynamodb
             .query()
             .table_name(&self.0.name)
-            .key_condition_expression("pk = :pk AND begins_with(sk, :keys)")
+            .key_condition_expression("pk = :pk AND sk BETWEEN :first AND :last")
             .projection_expression(RECORD)
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":pk", partition(user))
-            .expression_attribute_values(":keys", text("KEY#"))
+            .expression_attribute_values(":first", text(CURRENT))
+            // '~' sorts after every provider's name.
+            .expression_attribute_values(":last", text(&format!("{PREVIOUS}~")))
             .consistent_read(true)
             .send()
             .await
             .map_err(|error| failure(&error))?;
-        answer
-            .items
-            .unwrap_or_default()
-            .into_iter()
-            .map(record)
-            .collect()
+        let rows = answer.items.unwrap_or_default().into_iter();
+        let (current, replaced): (Vec<_>, Vec<_>) =
+            rows.partition(|row| provider_name(row, PREVIOUS).is_none());
+        let mut records: Vec<Record> = current.into_iter().map(record).collect::<Result<_, _>>()?;
+        for row in replaced {
+            let name = provider_name(&row, PREVIOUS).map(str::to_owned);
+            let mut of_key = records.iter_mut();
+            let found = of_key.find(|key| key.sk.strip_prefix(CURRENT) == name.as_deref());
+            if let Some(key) = found {
+                let previous = serde_dynamo::from_item(row);
+                key.previous = Some(previous.map_err(|_| TableError::Corrupt("previous"))?);
+            }
+        }
+        Ok(records)
     }
+}
+
+/// What follows `prefix` in a row's sort key.
+fn provider_name<'a>(row: &'a Item, prefix: &str) -> Option<&'a str> {
+    row.get("sk")?.as_s().ok()?.strip_prefix(prefix)
 }
 
 impl KeyMarker {
@@ -567,7 +518,7 @@ impl KeyMarker {
         kid: &str,
         now: OffsetDateTime,
     ) -> Result<(), TableError> {
-        let expression = "SET #status=:invalid, checked_at=:now, rev=rev+:one";
+        let expression = "SET #status=:invalid, last_check=:invalid, checked_at=:now, rev=rev+:one";
         self.mark(user, provider, kid, expression)
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":invalid", text(Status::Invalid.as_str()))
@@ -575,6 +526,61 @@ impl KeyMarker {
             .send()
             .await
             .map_err(|error| failure(&error))?;
+        Ok(())
+    }
+
+    /// Notes what a check of this very key heard: one `UpdateItem`. A refusal makes it invalid when
+    /// the first one is a day old or more, and nothing but a refusal was heard since.
+    ///
+    /// # Errors
+    /// [`TableError::Condition`] when the key was replaced or deleted meanwhile, or another check
+    /// heard otherwise.
+    pub async fn checked(
+        &self,
+        user: &User,
+        provider: Provider,
+        record: &Record,
+        verdict: Verdict,
+        now: OffsetDateTime,
+    ) -> Result<(), TableError> {
+        let first_refusal = record.refused_at.as_deref();
+        let twice = first_refusal.is_some_and(|at| past(at, now - REFUSALS_APART));
+        let (word, status, expression) = match verdict {
+            Verdict::Valid => (
+                "valid",
+                Some(Status::Active),
+                "SET last_check=:word, checked_at=:now, #status=:status, rev=rev+:one REMOVE refused_at",
+            ),
+            Verdict::Invalid if twice => (
+                "invalid",
+                Some(Status::Invalid),
+                "SET last_check=:word, checked_at=:now, #status=:status, rev=rev+:one",
+            ),
+            Verdict::Invalid => (
+                "invalid",
+                None,
+                "SET last_check=:word, checked_at=:now, refused_at=if_not_exists(refused_at,:now), \
+                 rev=rev+:one",
+            ),
+            Verdict::Unknown => ("unknown", None, "SET last_check=:word, rev=rev+:one"),
+        };
+        let mut update = self
+            .mark(user, provider, &record.kid, expression)
+            .expression_attribute_values(":word", text(word));
+        if verdict != Verdict::Unknown {
+            update = update.expression_attribute_values(":now", text(&now.format(&Rfc3339)?));
+        }
+        if let Some(status) = status {
+            update = update
+                .expression_attribute_names("#status", "status")
+                .expression_attribute_values(":status", text(status.as_str()));
+        }
+        if let (Some(first), Some(Status::Invalid)) = (first_refusal, status) {
+            update = update
+                .condition_expression(format!("{SAME_KEY} AND refused_at=:first"))
+                .expression_attribute_values(":first", text(first));
+        }
+        update.send().await.map_err(|error| failure(&error))?;
         Ok(())
     }
 
@@ -590,22 +596,26 @@ impl KeyMarker {
         update
             .set_key(Some(primary_key(user, provider)))
             .update_expression(expression)
-            .condition_expression("attribute_exists(pk) AND kid=:kid")
+            .condition_expression(SAME_KEY)
             .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
             .expression_attribute_values(":kid", text(kid))
     }
 }
 
-fn version(row: &HashMap<String, AttributeValue>) -> Result<u64, TableError> {
-    let version = row.get("ver").and_then(|ver| ver.as_n().ok()?.parse().ok());
-    version.ok_or(TableError::Corrupt("no version"))
-}
-
-fn record(item: HashMap<String, AttributeValue>) -> Result<Record, TableError> {
+pub(crate) fn record(item: Item) -> Result<Record, TableError> {
     serde_dynamo::from_item(item).map_err(|_| TableError::Corrupt("record"))
 }
 
-fn sealed_row(mut item: HashMap<String, AttributeValue>) -> Result<SealedRow, TableError> {
+pub(crate) fn sealed_row(mut item: Item) -> Result<SealedRow, TableError> {
+    let sealed = take_sealed(&mut item)?;
+    Ok(SealedRow {
+        record: record(item)?,
+        sealed,
+    })
+}
+
+/// The sealed key of a row, of which the row keeps nothing.
+pub(crate) fn take_sealed(item: &mut Item) -> Result<Sealed, TableError> {
     let is = |name: &str, value: &str| {
         item.get(name)
             .and_then(|v| v.as_s().ok())
@@ -621,13 +631,9 @@ fn sealed_row(mut item: HashMap<String, AttributeValue>) -> Result<SealedRow, Ta
     let Some(AttributeValue::B(ciphertext)) = item.remove("ct") else {
         return Err(TableError::Corrupt("ct"));
     };
-    let sealed = Sealed {
+    Ok(Sealed {
         ciphertext: ciphertext.into_inner(),
         key_arn,
-    };
-    Ok(SealedRow {
-        record: record(item)?,
-        sealed,
     })
 }
 
@@ -638,6 +644,7 @@ pub(crate) fn failure<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TableErro
         .and_then(ProvideErrorMetadata::code);
     match code {
         Some("ConditionalCheckFailedException") => TableError::Condition,
+        Some("TransactionConflictException") => TableError::Conflict,
         code => TableError::Unavailable(code.unwrap_or("no answer").to_owned()),
     }
 }

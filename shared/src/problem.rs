@@ -342,7 +342,9 @@ impl From<InvalidApiKey> for Problem {
 impl From<TableError> for Problem {
     fn from(error: TableError) -> Self {
         match error {
-            TableError::Unavailable(_) => Self::temporarily_unavailable(error),
+            TableError::Unavailable(_) | TableError::Conflict => {
+                Self::temporarily_unavailable(error)
+            }
             TableError::Condition => Self::advising(Code::VersionConflict),
             TableError::Corrupt(_) => Self::internal(error).named("corrupt_row"),
             TableError::Time(_) => Self::internal(error),

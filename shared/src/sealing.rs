@@ -1,8 +1,9 @@
 //! One key, one KMS call, bound to its owner.
 //!
-//! Authority is a type: [`Sealer`] can only encrypt, [`Opener`] only decrypt. The encryption
-//! context is built from the authenticated user and the requested provider, never from the row
-//! being opened, so a ciphertext moved to another row does not open.
+//! Authority is a type: [`Sealer`] can only encrypt, [`Opener`] only decrypt, [`Rewrapper`] only
+//! re-encrypt. The encryption context is built from the authenticated user and the requested
+//! provider, never from what the row says about itself, so a ciphertext moved to another row neither
+//! opens nor moves on.
 
 use std::collections::HashMap;
 
@@ -185,6 +186,74 @@ impl Opener {
             SealingError::DoesNotOpen("not text")
         })?;
         ApiKey::parse(SecretString::from(text)).map_err(|_| SealingError::DoesNotOpen("not a key"))
+    }
+}
+
+/// Can only re-encrypt: KMS opens under an older KMS key and seals under the current one, and the
+/// plaintext never leaves it.
+#[derive(Clone)]
+pub struct Rewrapper {
+    kms: Client,
+    to: KeyArn,
+    from: Vec<KeyArn>,
+    deploy_env: String,
+}
+
+impl Rewrapper {
+    /// From the older KMS keys of `config` to the one that seals.
+    #[must_use]
+    pub fn new(kms: Client, config: &Config) -> Self {
+        Self {
+            kms,
+            to: config.kms_key_arn.clone(),
+            from: config.kms_decrypt_key_arns.clone(),
+            deploy_env: config.deploy_env.clone(),
+        }
+    }
+
+    /// Whether this ciphertext is where it should be.
+    #[must_use]
+    pub fn is_current(&self, sealed: &Sealed) -> bool {
+        sealed.key_arn == self.to
+    }
+
+    /// One `ReEncrypt` call.
+    ///
+    /// # Errors
+    /// [`SealingError::DoesNotOpen`] for a ciphertext that is not what its row says it is.
+    pub async fn rewrap(
+        &self,
+        sealed: &Sealed,
+        binding: &Binding<'_>,
+    ) -> Result<Sealed, SealingError> {
+        if !self.from.contains(&sealed.key_arn) {
+            return Err(SealingError::DoesNotOpen(
+                "KMS key is not on the configured list",
+            ));
+        }
+        let context = context(&self.deploy_env, binding);
+        let answer = self
+            .kms
+            .re_encrypt()
+            .ciphertext_blob(Blob::new(sealed.ciphertext.as_slice()))
+            .source_key_id(sealed.key_arn.as_str())
+            .set_source_encryption_context(Some(context.clone()))
+            .destination_key_id(self.to.as_str())
+            .set_destination_encryption_context(Some(context))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        let keys = (answer.source_key_id(), answer.key_id());
+        if keys != (Some(sealed.key_arn.as_str()), Some(self.to.as_str())) {
+            return Err(SealingError::Unexpected("another KMS key answered"));
+        }
+        let ciphertext = answer
+            .ciphertext_blob
+            .ok_or(SealingError::Unexpected("no ciphertext"))?;
+        Ok(Sealed {
+            ciphertext: ciphertext.into_inner(),
+            key_arn: self.to.clone(),
+        })
     }
 }
 

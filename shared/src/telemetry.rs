@@ -30,6 +30,8 @@ const OURS: &[&str] = &[
     "generate_content",
     "onboarding",
     "open_keys",
+    "rotate_keys",
+    "check_keys",
     "local",
 ];
 const NAMESPACE: &str = "user-api-keys";
@@ -69,6 +71,7 @@ pub fn init(config: &Config) {
             "opens",
             "sealing_failures",
             "throttles",
+            "rows",
         ] {
             describe_counter!(name, Unit::Count, "");
         }
@@ -131,12 +134,22 @@ pub(crate) fn opened(function: &'static str, provider: Provider) {
     counter!("opens", "function" => function, "provider" => provider.name()).increment(1);
 }
 
+/// Rows of a job came to an end.
+pub(crate) fn swept(job: &'static str, outcome: &'static str, rows: u64) {
+    counter!("rows", "job" => job, "outcome" => outcome).increment(rows);
+}
+
 /// Names a person in logs without naming them: the first 16 hex digits of a SHA-256 that differs
 /// from stack to stack.
 #[must_use]
 pub fn hashed(deploy_env: &str, user: &UserId) -> String {
+    hashed_text(deploy_env, user.as_str())
+}
+
+/// The same for what stands in a user id's place in a row.
+pub(crate) fn hashed_text(deploy_env: &str, user: &str) -> String {
     use aws_lc_rs::digest::{SHA256, digest};
-    let text = format!("{deploy_env}\n{}", user.as_str());
+    let text = format!("{deploy_env}\n{user}");
     let hash = digest(&SHA256, text.as_bytes());
     let start = hash.as_ref().iter().take(8);
     start.map(|byte| format!("{byte:02x}")).collect()

@@ -7,11 +7,11 @@ use utoipa::ToSchema;
 
 use crate::{
     api_key::ApiKey,
-    audit::{AuditWriter, Event, Outcome},
+    audit::{Action, AuditWriter, Event, Outcome},
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    key_table::{KeyMarker, KeyReader, SealedRow, TableError},
+    key_table::{KeyMarker, KeyReader, Record, SealedRow, TableError},
     provider::Provider,
     sealing::{Binding, Opener, SealingError},
     telemetry,
@@ -158,6 +158,15 @@ enum Place {
 }
 
 impl Found<'_> {
+    /// The row's record; none for the developer's own key.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        match &self.place {
+            Place::Developer(_) => None,
+            Place::Table(row) => Some(&row.record),
+        }
+    }
+
     /// Side by side one `Decrypt`, the audit record, without which the key is not handed out, and on
     /// the first use of a day the day.
     ///
@@ -223,7 +232,17 @@ impl UserApiKeys<'_> {
         let (opened, audited, marked) = tokio::join!(
             opener.open(&row.sealed, &binding),
             audit.write(self.user, &event, Outcome::Ok),
-            marker.used(self.user, provider, &row.record, event.now),
+            async {
+                match event.action {
+                    // A check is not the person's use.
+                    Action::Check => Ok(()),
+                    _ => {
+                        marker
+                            .used(self.user, provider, &row.record, event.now)
+                            .await
+                    }
+                }
+            },
         );
         audited?;
         if let Err(error) = marked {

@@ -104,6 +104,7 @@ pub struct Deps {
     trail: AuditReader,
     usage: UsageReader,
     in_clear: &'static [Provider],
+    rotate_after_days: u16,
     developer: Option<DeveloperKeys>,
 }
 
@@ -127,6 +128,7 @@ impl Deps {
             trail: AuditReader::new(aws.dynamodb.clone(), table()),
             usage: UsageReader::new(aws.dynamodb.clone(), table()),
             in_clear,
+            rotate_after_days: config.rotate_after_days,
             developer,
         })
     }
@@ -181,7 +183,7 @@ async fn list(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
         (provider.name(), mask)
     };
     let api_keys = Provider::ALL.iter().map(masked).collect();
-    answer(api_keys, keys)
+    answer(deps, call, api_keys, keys)
 }
 
 /// Read the browser-safe keys in clear; in Local mode all of them.
@@ -206,7 +208,7 @@ async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, 
             Err(error) => return Err(error.into()),
         }
     }
-    answer(api_keys, keys)
+    answer(deps, call, api_keys, keys)
 }
 
 fn in_clear(key: &ApiKey) -> String {
@@ -215,10 +217,13 @@ fn in_clear(key: &ApiKey) -> String {
 }
 
 fn answer(
+    deps: &Deps,
+    call: &Call<Action>,
     api_keys: BTreeMap<&'static str, Option<String>>,
     keys: Vec<Record>,
 ) -> Result<Response<Body>, Problem> {
-    let mut keys: Vec<_> = keys.into_iter().filter_map(Record::shown).collect();
+    let shown = |key: Record| key.shown(call.now, deps.rotate_after_days);
+    let mut keys: Vec<_> = keys.into_iter().filter_map(shown).collect();
     let known = |name| Provider::ALL.iter().position(|p| p.name() == name);
     keys.sort_by_key(|key| known(key.provider));
     let configured = |provider: &Provider| {

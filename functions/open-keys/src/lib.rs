@@ -17,6 +17,7 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
+    invocation::read,
     problem::{Code, Problem},
     provider::Provider,
     telemetry::{Line, hashed},
@@ -27,16 +28,6 @@ use user_api_keys::{
 /// Its name on Lambda and in the audit trail.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
 const PURPOSE_MAX_CHARS: usize = 100;
-/// What gateways and load balancers put into their events.
-const HTTP_FIELDS: [&str; 6] = [
-    "httpMethod",
-    "requestContext",
-    "rawPath",
-    "headers",
-    "routeKey",
-    "isBase64Encoded",
-];
-
 /// All this function can reach.
 pub struct Deps {
     deploy_env: String,
@@ -118,17 +109,8 @@ async fn open(
     event: Value,
     caller: &mut Option<User>,
 ) -> Result<OpenAnswer, Problem> {
-    if HTTP_FIELDS.iter().any(|name| event.get(name).is_some()) {
-        let detail = "This function hands out keys and is never called over HTTP.";
-        return Err(Problem::new(Code::Forbidden, detail));
-    }
+    let request: OpenRequest = read(event, SHAPE)?;
     let wrong = || Problem::invalid_request(format!("Send {SHAPE}."));
-    // serde would read an array as an object whose fields stand in order.
-    if !event.is_object() {
-        return Err(wrong());
-    }
-    // Its error repeats values, so it is dropped unread.
-    let request: OpenRequest = serde_json::from_value(event).map_err(|_| wrong())?;
     let purpose = request.purpose.as_str();
     let printable = purpose.chars().all(|c| !c.is_control());
     if !(1..=PURPOSE_MAX_CHARS).contains(&purpose.chars().count()) || !printable {

@@ -1,9 +1,9 @@
 //! open-keys on Lambda.
 
-use lambda_runtime::{Diagnostic, Error, LambdaEvent, run, service_fn};
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use open_keys::{Deps, handle};
 use serde_json::Value;
-use user_api_keys::{aws::Aws, config::Config, telemetry};
+use user_api_keys::{aws::Aws, config::Config, invocation::diagnostic, telemetry};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -11,12 +11,8 @@ async fn main() -> Result<(), Error> {
     telemetry::init(&config);
     let deps = &Deps::new(&config, &Aws::from_env().await)?;
     let answer = async |event: LambdaEvent<Value>| {
-        let failed = |problem: user_api_keys::problem::Problem| Diagnostic {
-            error_type: problem.code().as_str().to_owned(),
-            error_message: problem.detail().to_owned(),
-        };
         let answer = handle(deps, Some(&event.context), event.payload).await;
-        answer.map_err(failed)
+        answer.map_err(|problem| diagnostic(&problem))
     };
     run(service_fn(answer)).await
 }

@@ -88,5 +88,5 @@ pub(crate) async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<
             TableError::Condition => KeyError::Missing(provider).into(),
             error => Problem::from(error),
         })?;
-    json(&record.shown())
+    json(&record.shown(call.now, deps.rotate_after_days))
 }

@@ -28,7 +28,8 @@ pub(crate) async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<
     let _order = deps.in_order().await;
     remove_lines(deps, &[provider])?;
     let event = call.event(audit::Action::Delete, Some(provider), None);
-    let work = deps.keys.delete(&call.user, provider);
+    let one = [provider];
+    let work = deps.keys.delete(&call.user, &one);
     deps.audited(&call.user, &event, work).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
@@ -48,7 +49,7 @@ pub(crate) async fn delete_all(
     let _order = deps.in_order().await;
     remove_lines(deps, Provider::ALL)?;
     let event = call.event(audit::Action::Delete, None, None);
-    let work = deps.keys.delete_all(&call.user);
+    let work = deps.keys.delete(&call.user, Provider::ALL);
     deps.audited(&call.user, &event, work).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }

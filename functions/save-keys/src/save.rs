@@ -86,8 +86,8 @@ struct SavedKey<'a> {
 
 /// Save or replace a key.
 ///
-/// `Encrypt` beside the provider's check, then the audit record, then one `UpdateItem`; in Local mode
-/// also the `.env` files.
+/// `Encrypt` beside the provider's check and a look at the row, then the audit record, then one write;
+/// in Local mode also the `.env` files. A key that is replaced can be restored for a day.
 #[utoipa::path(
     post,
     path = "/api/onboarding/api-keys",
@@ -124,7 +124,9 @@ pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Bo
         kid: &kid,
     };
     let seal = async { Ok(deps.sealer.seal(&key, &binding).await?) };
-    let (sealed, checked) = tokio::try_join!(seal, check(deps, call, how, provider, &key, &kid))?;
+    let before = async { Ok(deps.keys.before(&call.user, provider).await?) };
+    let checked = check(deps, call, how, provider, &key, &kid);
+    let (sealed, before, checked) = tokio::try_join!(seal, before, checked)?;
     let new = NewKey {
         provider,
         kid: &kid,
@@ -139,7 +141,7 @@ pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Bo
     };
     let _order = deps.in_order().await;
     let event = call.event(audit::Action::Save, Some(provider), Some(&kid));
-    let work = deps.keys.save(&call.user, new, call.now);
+    let work = deps.keys.save(&call.user, before, &new, call.now);
     let version = deps.audited(&call.user, &event, work).await?;
     let written = deps.developer.as_ref().map(|dev| dev.save(provider, &key));
     let (env_files, mut warnings) = written.map_or((None, Vec::new()), |written| {

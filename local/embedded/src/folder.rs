@@ -40,6 +40,9 @@ struct Stored {
 struct StoredKey {
     id: String,
     material: String,
+    /// Disabled: every row has moved to a newer key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    retired: bool,
 }
 
 impl Folder {
@@ -88,31 +91,43 @@ impl Folder {
         }
     }
 
-    /// The saved KMS key; a new one, saved first, when the folder is empty.
-    pub(crate) fn kms_key(&self) -> Result<Key, StartError> {
-        let path = self.path.join("kms.json");
+    /// The saved KMS keys, oldest first; a new one, saved first, when the folder is empty.
+    pub(crate) fn kms_keys(&self) -> Result<Vec<Key>, StartError> {
+        let path = self.kms_file();
         match fs::read(&path) {
             Ok(bytes) => parse(&bytes).ok_or(StartError::Damaged(path)),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 if self.path.join("dynamodb.sqlite").exists() {
                     return Err(StartError::KmsKeyMissing(path));
                 }
-                let key = Key::generate()?;
-                self.save(&path, &key)
-                    .map_err(|source| StartError::File { path, source })?;
-                Ok(key)
+                let keys = vec![Key::generate()?];
+                self.save_kms_keys(&keys)?;
+                Ok(keys)
             }
             Err(source) => Err(StartError::File { path, source }),
         }
     }
 
-    fn save(&self, path: &Path, key: &Key) -> std::io::Result<()> {
+    /// Writes all of them; the file is the old one or the new one, never less.
+    pub(crate) fn save_kms_keys(&self, keys: &[Key]) -> Result<(), StartError> {
+        let path = self.kms_file();
+        self.replace(&path, keys)
+            .map_err(|source| StartError::File { path, source })
+    }
+
+    fn kms_file(&self) -> PathBuf {
+        self.path.join("kms.json")
+    }
+
+    fn replace(&self, path: &Path, keys: &[Key]) -> std::io::Result<()> {
+        let stored = |key: &Key| StoredKey {
+            id: key.id.clone(),
+            material: STANDARD.encode(&key.material),
+            retired: key.retired,
+        };
         let stored = Stored {
             format: FORMAT,
-            keys: vec![StoredKey {
-                id: key.id.clone(),
-                material: STANDARD.encode(&key.material),
-            }],
+            keys: keys.iter().map(stored).collect(),
         };
         let mut file = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o600))
@@ -124,16 +139,22 @@ impl Folder {
     }
 }
 
-/// The newest key of the file; `None` when any of it is not as it was written.
-fn parse(bytes: &[u8]) -> Option<Key> {
+/// Every key of the file, oldest first; `None` when any of it is not as it was written.
+fn parse(bytes: &[u8]) -> Option<Vec<Key>> {
     let stored: Stored = serde_json::from_slice(bytes).ok()?;
-    let newest = stored.keys.into_iter().next_back()?;
-    let material = STANDARD.decode(newest.material).ok()?;
-    let sound = stored.format == FORMAT
-        && material.len() == MATERIAL_BYTES
-        && uuid::Uuid::parse_str(&newest.id).is_ok();
-    sound.then_some(Key {
-        id: newest.id,
-        material,
-    })
+    if stored.format != FORMAT {
+        return None;
+    }
+    let key = |key: StoredKey| {
+        let material = STANDARD.decode(key.material).ok()?;
+        let sound = material.len() == MATERIAL_BYTES && uuid::Uuid::parse_str(&key.id).is_ok();
+        sound.then_some(Key {
+            id: key.id,
+            material,
+            retired: key.retired,
+        })
+    };
+    let keys: Vec<_> = stored.keys.into_iter().map(key).collect::<Option<_>>()?;
+    // The newest one seals.
+    keys.last().is_some_and(|key| !key.retired).then_some(keys)
 }

@@ -24,9 +24,9 @@ use rustack_kms_http::{
 };
 use rustack_kms_model::{
     error::{KmsError, KmsErrorCode},
-    input::{DecryptInput, EncryptInput},
+    input::{DecryptInput, DisableKeyInput, EnableKeyInput, EncryptInput, ReEncryptInput},
     operations::KmsOperation,
-    output::{DecryptResponse, EncryptResponse},
+    output::{DecryptResponse, EncryptResponse, ReEncryptResponse},
     types::{EncryptionAlgorithmSpec, KeySpec, KeyState, KeyUsageType, OriginType},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -37,10 +37,13 @@ use crate::{REGION, StartError};
 /// The account rustack answers with.
 const ACCOUNT: &str = "000000000000";
 
-/// A KMS key as `kms.json` keeps it.
+/// A KMS key as `kms.json` keeps it. No `Debug`: it holds key material.
+#[derive(Clone)]
 pub(crate) struct Key {
     pub(crate) id: String,
     pub(crate) material: Vec<u8>,
+    /// Disabled after a rotation; it opens nothing any more.
+    pub(crate) retired: bool,
 }
 
 impl Key {
@@ -50,6 +53,7 @@ impl Key {
             Ok(KeyMaterial::Symmetric { key }) => Ok(Self {
                 id: uuid::Uuid::new_v4().to_string(),
                 material: key,
+                retired: false,
             }),
             _ => Err(StartError::Service("no random KMS key".to_owned())),
         }
@@ -60,6 +64,10 @@ impl Key {
     }
 
     fn into_stored(self) -> KmsKey {
+        let key_state = match self.retired {
+            true => KeyState::Disabled,
+            false => KeyState::Enabled,
+        };
         KmsKey {
             arn: self.arn(),
             key_id: self.id,
@@ -67,9 +75,9 @@ impl Key {
             region: REGION.to_owned(),
             key_spec: KeySpec::SymmetricDefault,
             key_usage: KeyUsageType::EncryptDecrypt,
-            key_state: KeyState::Enabled,
+            key_state,
             description: String::new(),
-            enabled: true,
+            enabled: !self.retired,
             creation_date: Utc::now(),
             deletion_date: None,
             pending_deletion_window_in_days: None,
@@ -87,13 +95,29 @@ impl Key {
     }
 }
 
-/// Serves `keys` until the process ends.
-pub(crate) async fn serve(listener: TcpListener, keys: Vec<Key>) {
-    let store = KmsStore::new(ACCOUNT.to_owned(), REGION.to_owned());
-    for key in keys {
-        store.put_key(key.into_stored());
+/// The KMS keys that are served now.
+#[derive(Clone)]
+pub(crate) struct Keys(Arc<KmsStore>);
+
+impl Keys {
+    pub(crate) fn new(keys: &[Key]) -> Self {
+        let served = Self(Arc::new(KmsStore::new(
+            ACCOUNT.to_owned(),
+            REGION.to_owned(),
+        )));
+        keys.iter().for_each(|key| served.put(key.clone()));
+        served
     }
-    let handler = Arc::new(Handler(Arc::new(store)));
+
+    /// Adds a key, or puts it in the place of its former state.
+    pub(crate) fn put(&self, key: Key) {
+        self.0.put_key(key.into_stored());
+    }
+}
+
+/// Serves `keys` until the process ends.
+pub(crate) async fn serve(listener: TcpListener, keys: Keys) {
+    let handler = Arc::new(Handler(keys.0));
     let service = KmsHttpService::new(handler, KmsHttpConfig::default());
     loop {
         // A failed accept is one lost connection; the SDK tries again.
@@ -121,6 +145,15 @@ impl KmsHandler for Handler {
             match operation {
                 KmsOperation::Encrypt => written(&encrypt(&store, &read(&body)?)?),
                 KmsOperation::Decrypt => written(&decrypt(&store, &read(&body)?)?),
+                KmsOperation::ReEncrypt => written(&re_encrypt(&store, &read(&body)?)?),
+                KmsOperation::EnableKey => {
+                    let input: EnableKeyInput = read(&body)?;
+                    enable(&store, &input.key_id, true)
+                }
+                KmsOperation::DisableKey => {
+                    let input: DisableKeyInput = read(&body)?;
+                    enable(&store, &input.key_id, false)
+                }
                 other => Err(KmsError::not_implemented(other.as_str())),
             }
         })
@@ -190,4 +223,48 @@ fn decrypt(store: &KmsStore, input: &DecryptInput) -> Result<DecryptResponse, Km
         encryption_algorithm: Some(EncryptionAlgorithmSpec::SymmetricDefault),
         ..DecryptResponse::default()
     })
+}
+
+fn re_encrypt(store: &KmsStore, input: &ReEncryptInput) -> Result<ReEncryptResponse, KmsError> {
+    let opened = decrypt(
+        store,
+        &DecryptInput {
+            ciphertext_blob: input.ciphertext_blob.clone(),
+            encryption_context: input.source_encryption_context.clone(),
+            key_id: input.source_key_id.clone(),
+            ..DecryptInput::default()
+        },
+    )?;
+    let sealed = encrypt(
+        store,
+        &EncryptInput {
+            key_id: input.destination_key_id.clone(),
+            plaintext: opened.plaintext.unwrap_or_default(),
+            encryption_context: input.destination_encryption_context.clone(),
+            ..EncryptInput::default()
+        },
+    )?;
+    Ok(ReEncryptResponse {
+        ciphertext_blob: sealed.ciphertext_blob,
+        key_id: sealed.key_id,
+        source_key_id: opened.key_id,
+        source_encryption_algorithm: Some(EncryptionAlgorithmSpec::SymmetricDefault),
+        destination_encryption_algorithm: Some(EncryptionAlgorithmSpec::SymmetricDefault),
+        ..ReEncryptResponse::default()
+    })
+}
+
+/// Enables or disables a key until the process ends.
+fn enable(store: &KmsStore, key: &str, enabled: bool) -> Answer {
+    let id = resolve_key_id(store, key)?;
+    let mut key = store
+        .get_key(&id)
+        .ok_or_else(|| KmsError::with_message(KmsErrorCode::NotFoundException, "no such key"))?;
+    key.enabled = enabled;
+    key.key_state = match enabled {
+        true => KeyState::Enabled,
+        false => KeyState::Disabled,
+    };
+    store.put_key(key);
+    Ok(json_response(Vec::new(), &uuid::Uuid::new_v4().to_string()))
 }

@@ -15,7 +15,10 @@ use aws_sdk_dynamodb::types::{
 };
 use tokio::net::TcpListener;
 
-use crate::{folder::Folder, kms::Key};
+use crate::{
+    folder::Folder,
+    kms::{Key, Keys},
+};
 
 const REGION: &str = "us-east-1";
 
@@ -52,7 +55,7 @@ pub enum StartError {
     Service(String),
 }
 
-/// Running services, one table and one KMS key. They end with the process.
+/// Running services: one table and its KMS keys. They end with the process.
 pub struct Embedded {
     /// Client of the embedded DynamoDB.
     pub dynamodb: aws_sdk_dynamodb::Client,
@@ -66,7 +69,20 @@ pub struct Embedded {
     pub table_name: String,
     /// ARN of the KMS key that seals.
     pub kms_key_arn: String,
-    _folder: Option<Folder>,
+    /// Older KMS keys, oldest first: they open what was sealed under them.
+    pub older_kms_keys: Vec<OlderKey>,
+    kms_keys: Vec<Key>,
+    served: Keys,
+    folder: Option<Folder>,
+}
+
+/// A KMS key that seals nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OlderKey {
+    /// Its ARN.
+    pub arn: String,
+    /// Disabled: it does not open anything either.
+    pub retired: bool,
 }
 
 impl Embedded {
@@ -76,7 +92,7 @@ impl Embedded {
     /// [`StartError`]
     pub async fn in_memory() -> Result<Self, StartError> {
         let database = dynoxide::Database::memory().map_err(service)?;
-        Self::start(database, Key::generate()?, None).await
+        Self::start(database, vec![Key::generate()?], None).await
     }
 
     /// Starts both on free ports with the data in `path`, which is locked until they end.
@@ -86,18 +102,18 @@ impl Embedded {
     pub async fn in_folder(path: &Path) -> Result<Self, StartError> {
         let folder = Folder::open(path)?;
         let file = folder.database()?;
-        let key = folder.kms_key()?;
+        let keys = folder.kms_keys()?;
         let name = file.to_str();
         let name = name
             .ok_or_else(|| StartError::Service("the data folder's name is not UTF-8".to_owned()))?;
         let database =
             dynoxide::Database::new(name).map_err(|_| StartError::Damaged(file.clone()))?;
-        Self::start(database, key, Some(folder)).await
+        Self::start(database, keys, Some(folder)).await
     }
 
     async fn start(
         database: dynoxide::Database,
-        key: Key,
+        kms_keys: Vec<Key>,
         folder: Option<Folder>,
     ) -> Result<Self, StartError> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -107,19 +123,78 @@ impl Embedded {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let kms_address = listener.local_addr()?;
         let kms = kms_client(kms_address);
-        let kms_key_arn = key.arn();
-        tokio::spawn(kms::serve(listener, vec![key]));
+        let served = Keys::new(&kms_keys);
+        tokio::spawn(kms::serve(listener, served.clone()));
         let table_name = "user-api-keys".to_owned();
         create_table(&dynamodb, &table_name).await?;
-        Ok(Self {
+        let mut services = Self {
             dynamodb,
             kms,
             dynamodb_address,
             kms_address,
             table_name,
-            kms_key_arn,
-            _folder: folder,
-        })
+            kms_key_arn: String::new(),
+            older_kms_keys: Vec::new(),
+            kms_keys,
+            served,
+            folder,
+        };
+        services.name_keys();
+        Ok(services)
+    }
+
+    /// Makes a new KMS key that seals from now on; the former ones still open. It is on disk before it
+    /// can be used.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing has changed.
+    pub fn new_kms_key(&mut self) -> Result<(), StartError> {
+        let mut keys = self.kms_keys.clone();
+        keys.push(Key::generate()?);
+        self.change(keys)
+    }
+
+    /// Disables every older KMS key, or enables them again.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing has changed.
+    pub fn retire_older_kms_keys(&mut self, retired: bool) -> Result<(), StartError> {
+        let mut keys = self.kms_keys.clone();
+        if let Some((_, older)) = keys.split_last_mut() {
+            older.iter_mut().for_each(|key| key.retired = retired);
+        }
+        self.change(keys)
+    }
+
+    fn change(&mut self, keys: Vec<Key>) -> Result<(), StartError> {
+        if let Some(folder) = &self.folder {
+            folder.save_kms_keys(&keys)?;
+        }
+        keys.iter().for_each(|key| self.served.put(key.clone()));
+        self.kms_keys = keys;
+        self.name_keys();
+        Ok(())
+    }
+
+    fn name_keys(&mut self) {
+        let Some((newest, older)) = self.kms_keys.split_last() else {
+            return;
+        };
+        self.kms_key_arn = newest.arn();
+        let older = older.iter().map(|key| OlderKey {
+            arn: key.arn(),
+            retired: key.retired,
+        });
+        self.older_kms_keys = older.collect();
+    }
+
+    /// The value of `KMS_DECRYPT_KEY_ARNS`: the older KMS keys that still open.
+    #[must_use]
+    pub fn kms_decrypt_key_arns(&self) -> String {
+        let open = self.older_kms_keys.iter().filter(|key| !key.retired);
+        open.map(|key| key.arn.as_str())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 

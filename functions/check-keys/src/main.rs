@@ -1,0 +1,18 @@
+//! check-keys on Lambda.
+
+use check_keys::{Deps, handle};
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use serde_json::Value;
+use user_api_keys::{aws::Aws, config::Config, invocation::diagnostic, telemetry};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let config = Config::from_env()?;
+    telemetry::init(&config);
+    let deps = &Deps::new(&config, &Aws::adaptive().await)?;
+    let answer = async |event: LambdaEvent<Value>| {
+        let answer = handle(deps, Some(&event.context), event.payload).await;
+        answer.map_err(|problem| diagnostic(&problem))
+    };
+    run(service_fn(answer)).await
+}

@@ -1,0 +1,59 @@
+//! Events that do not come over HTTP: an IAM invoke, a schedule, a state machine.
+
+use std::time::{Duration, SystemTime};
+
+use lambda_http::{Context, lambda_runtime::Diagnostic};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::problem::{Code, Problem};
+
+/// What gateways and load balancers put into their events.
+const HTTP_FIELDS: [&str; 6] = [
+    "httpMethod",
+    "requestContext",
+    "rawPath",
+    "headers",
+    "routeKey",
+    "isBase64Encoded",
+];
+
+/// The event as a `T`, whose fields `shape` puts into words.
+///
+/// # Errors
+/// 403 for an event that looks like HTTP, 400 for one of another shape.
+pub fn read<T: DeserializeOwned>(event: Value, shape: &str) -> Result<T, Problem> {
+    if HTTP_FIELDS.iter().any(|name| event.get(name).is_some()) {
+        let detail = "This function is invoked with IAM and never called over HTTP.";
+        return Err(Problem::new(Code::Forbidden, detail));
+    }
+    let wrong = || Problem::invalid_request(format!("Send {shape}."));
+    // serde would read an array as an object whose fields stand in order.
+    if !event.is_object() {
+        return Err(wrong());
+    }
+    // Its error repeats values, so it is dropped unread.
+    serde_json::from_value(event).map_err(|_| wrong())
+}
+
+/// Time until Lambda ends an invocation with this deadline, in milliseconds since 1970.
+#[must_use]
+pub fn time_until(deadline_ms: u64) -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Duration::from_millis(deadline_ms).saturating_sub(now.unwrap_or_default())
+}
+
+/// Without a limit outside Lambda.
+#[must_use]
+pub fn time_left(context: Option<&Context>) -> Duration {
+    context.map_or(Duration::MAX, |context| time_until(context.deadline))
+}
+
+/// A failure as Lambda's caller reads it.
+#[must_use]
+pub fn diagnostic(problem: &Problem) -> Diagnostic {
+    Diagnostic {
+        error_type: problem.code().as_str().to_owned(),
+        error_message: problem.detail().to_owned(),
+    }
+}

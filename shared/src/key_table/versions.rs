@@ -1,0 +1,330 @@
+//! The key in use and the one it replaced: a save, a restore and a delete change both together.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::{
+    error::SdkError,
+    operation::transact_write_items::TransactWriteItemsError,
+    primitives::Blob,
+    types::{AttributeValue, Delete, Put, TransactWriteItem},
+};
+use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    CURRENT, Item, KeyWriter, NewKey, PREVIOUS, Record, Status, TableError, failure, key_of, past,
+    primary_key, sealed_row, text,
+};
+use crate::{
+    provider::Provider,
+    sealing::{CONTEXT_VERSION, FORMAT},
+    user::User,
+};
+
+/// How long a key that was replaced can be brought back.
+const KEPT: Duration = Duration::DAY;
+/// How often a write is tried again because others write the same row.
+const ROUNDS: usize = 5;
+
+/// A key's row as it stood before a save. No `Debug`: the ciphertext is in it.
+pub struct Before(Option<Item>);
+
+/// A key in use and the one it replaced, which is still kept. No `Debug`: ciphertexts are in it.
+pub struct Restorable {
+    current: Item,
+    previous: Item,
+    wanted: Record,
+}
+
+impl Restorable {
+    /// The key that would come back.
+    #[must_use]
+    pub fn wanted(&self) -> &Record {
+        &self.wanted
+    }
+}
+
+impl KeyWriter {
+    /// One strongly consistent `GetItem`, for [`Self::save`].
+    ///
+    /// # Errors
+    /// [`TableError`]
+    pub async fn before(&self, user: &User, provider: Provider) -> Result<Before, TableError> {
+        Ok(Before(self.0.get(primary_key(user, provider)).await?))
+    }
+
+    /// One write: ciphertext, kid, KMS key and hint change together or not at all, and the key they
+    /// replace goes into its own row in the same `TransactWriteItems` (a `PutItem` where there is
+    /// none). Returns the version, counted from 1. The kid makes it once: an attempt after one whose
+    /// answer was lost finds its own kid and changes nothing.
+    ///
+    /// # Errors
+    /// [`TableError`]; the old keys are whole.
+    pub async fn save(
+        &self,
+        user: &User,
+        before: Before,
+        new: &NewKey<'_>,
+        now: OffsetDateTime,
+    ) -> Result<u64, TableError> {
+        let Before(mut before) = before;
+        for _ in 0..ROUNDS {
+            let version = before.as_ref().map(|row| number(row, "ver"));
+            if before.as_ref().and_then(|row| row.get("kid")) == Some(&text(new.kid)) {
+                return Ok(version.unwrap_or_default());
+            }
+            if new.replaces.is_some_and(|asked| version != Some(asked)) {
+                return Err(TableError::Condition);
+            }
+            let row = new_row(user, before.as_ref(), new, now)?;
+            let written = match &before {
+                None => self.put_first(row).await,
+                Some(old) => self.replace(user, new.provider, row, old, None, now).await,
+            };
+            match written {
+                Ok(()) => return Ok(version.unwrap_or_default() + 1),
+                Err(TableError::Condition | TableError::Conflict) => {
+                    before = self.before(user, new.provider).await?.0;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(TableError::Conflict)
+    }
+
+    /// Two `GetItem`s side by side, for [`Self::restore`].
+    ///
+    /// # Errors
+    /// [`TableError::Condition`] when no earlier key is kept at `now`.
+    pub async fn restorable(
+        &self,
+        user: &User,
+        provider: Provider,
+        now: OffsetDateTime,
+    ) -> Result<Restorable, TableError> {
+        let previous = self.0.get(key_of(user, PREVIOUS, provider));
+        let (current, previous) =
+            tokio::try_join!(self.0.get(primary_key(user, provider)), previous)?;
+        let (Some(current), Some(previous)) = (current, previous) else {
+            return Err(TableError::Condition);
+        };
+        let kept_until = previous.get("kept_until").and_then(|at| at.as_s().ok());
+        if kept_until.is_none_or(|at| past(at, now)) {
+            return Err(TableError::Condition);
+        }
+        Ok(Restorable {
+            wanted: sealed_row(previous.clone())?.record,
+            current,
+            previous,
+        })
+    }
+
+    /// One `TransactWriteItems`: the key that was replaced and the key in use change places, and
+    /// `kept_until` counts from now. Returns the version.
+    ///
+    /// # Errors
+    /// [`TableError::Condition`] when either key was replaced or deleted meanwhile; nothing changes.
+    pub async fn restore(
+        &self,
+        user: &User,
+        provider: Provider,
+        keys: Restorable,
+        now: OffsetDateTime,
+    ) -> Result<u64, TableError> {
+        let mut keys = keys;
+        let kid = text(&keys.wanted.kid);
+        for _ in 0..ROUNDS {
+            let version = number(&keys.current, "ver") + 1;
+            let row = restored_row(user, provider, &keys, now)?;
+            let both = Some(&keys.previous);
+            match self
+                .replace(user, provider, row, &keys.current, both, now)
+                .await
+            {
+                Ok(()) => return Ok(version),
+                Err(TableError::Condition | TableError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+            let before = self.before(user, provider).await?.0;
+            // The answer of an attempt before was lost.
+            if let Some(row) = before.filter(|row| row.get("kid") == Some(&kid)) {
+                return Ok(number(&row, "ver"));
+            }
+            let again = self.restorable(user, provider, now).await?;
+            let same = |a: &Item, b: &Item| a.get("kid") == b.get("kid");
+            if !same(&again.current, &keys.current) || !same(&again.previous, &keys.previous) {
+                return Err(TableError::Condition);
+            }
+            keys = again;
+        }
+        Err(TableError::Conflict)
+    }
+
+    /// One `TransactWriteItems`: the key and the one it replaced go together. Deleting nothing is fine.
+    ///
+    /// # Errors
+    /// [`TableError`]; both are there still.
+    pub async fn delete(&self, user: &User, providers: &[Provider]) -> Result<(), TableError> {
+        let rows = providers
+            .iter()
+            .flat_map(|&provider| [CURRENT, PREVIOUS].map(|prefix| key_of(user, prefix, provider)));
+        let deletes: Vec<_> = rows
+            .map(|row| self.delete_of(row))
+            .collect::<Result<_, _>>()?;
+        for _ in 0..ROUNDS {
+            match self.transact(deletes.clone()).await {
+                Err(TableError::Conflict) => {}
+                other => return other,
+            }
+        }
+        Err(TableError::Conflict)
+    }
+
+    async fn put_first(&self, row: Item) -> Result<(), TableError> {
+        let put = self.0.dynamodb.put_item().table_name(&self.0.name);
+        let put = put
+            .set_item(Some(row))
+            .condition_expression("attribute_not_exists(pk)");
+        put.send().await.map_err(|error| failure(&error))?;
+        Ok(())
+    }
+
+    /// Puts `row` in the place of `old`, which is kept as the previous one; both only if the rows are
+    /// still as they were read.
+    async fn replace(
+        &self,
+        user: &User,
+        provider: Provider,
+        row: Item,
+        old: &Item,
+        previous: Option<&Item>,
+        now: OffsetDateTime,
+    ) -> Result<(), TableError> {
+        let until = now + KEPT;
+        let mut kept = old.clone();
+        kept.extend(key_of(user, PREVIOUS, provider));
+        kept.insert("kept_until".to_owned(), text(&until.format(&Rfc3339)?));
+        let ttl = AttributeValue::N(until.unix_timestamp().to_string());
+        kept.insert("ttl".to_owned(), ttl);
+        let puts = vec![self.put_of(row, Some(old))?, self.put_of(kept, previous)?];
+        self.transact(puts).await
+    }
+
+    /// A `Put` over a row that must still be `read`, where that is given.
+    fn put_of(&self, row: Item, read: Option<&Item>) -> Result<TransactWriteItem, TableError> {
+        let mut put = Put::builder().table_name(&self.0.name).set_item(Some(row));
+        if let Some(read) = read {
+            let mut conditions = vec!["attribute_exists(pk)".to_owned()];
+            for name in ["kid", "rev"] {
+                conditions.push(match read.get(name) {
+                    Some(value) => {
+                        put = put.expression_attribute_values(format!(":{name}"), value.clone());
+                        format!("{name}=:{name}")
+                    }
+                    // A damaged row can be saved over, too.
+                    None => format!("attribute_not_exists({name})"),
+                });
+            }
+            put = put.condition_expression(conditions.join(" AND "));
+        }
+        let put = put.build().map_err(|_| TableError::Corrupt("put"))?;
+        Ok(TransactWriteItem::builder().put(put).build())
+    }
+
+    fn delete_of(&self, key: Item) -> Result<TransactWriteItem, TableError> {
+        let delete = Delete::builder()
+            .table_name(&self.0.name)
+            .set_key(Some(key))
+            .build()
+            .map_err(|_| TableError::Corrupt("delete"))?;
+        Ok(TransactWriteItem::builder().delete(delete).build())
+    }
+
+    /// The SDK gives every attempt of one transaction the same token, so it happens once.
+    async fn transact(&self, writes: Vec<TransactWriteItem>) -> Result<(), TableError> {
+        let transaction = self.0.dynamodb.transact_write_items();
+        let answer = transaction.set_transact_items(Some(writes)).send().await;
+        answer.map_err(|error| cancelled(&error))?;
+        Ok(())
+    }
+}
+
+/// Why a transaction did not happen, by the codes of its parts.
+fn cancelled(error: &SdkError<TransactWriteItemsError>) -> TableError {
+    let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
+        error.as_service_error()
+    else {
+        return failure(error);
+    };
+    let reasons = cancelled.cancellation_reasons().iter();
+    let codes: Vec<_> = reasons.filter_map(|reason| reason.code()).collect();
+    match codes.iter().find(|code| **code != "None") {
+        Some(&"ConditionalCheckFailed") => TableError::Condition,
+        Some(&"TransactionConflict") => TableError::Conflict,
+        code => TableError::Unavailable((*code.unwrap_or(&"cancelled")).to_owned()),
+    }
+}
+
+/// A whole number of a row; 0 where there is none.
+fn number(row: &Item, name: &str) -> u64 {
+    let value = row.get(name).and_then(|value| value.as_n().ok());
+    value.and_then(|n| n.parse().ok()).unwrap_or_default()
+}
+
+/// Counts on from the row that was there.
+fn counted(mut row: Item, user: &User, provider: Provider, before: Option<&Item>) -> Item {
+    row.extend(primary_key(user, provider));
+    for name in ["ver", "rev"] {
+        let next = before.map_or(0, |row| number(row, name)) + 1;
+        row.insert(name.to_owned(), AttributeValue::N(next.to_string()));
+    }
+    if let Some(created_at) = before.and_then(|row| row.get("created_at")) {
+        row.insert("created_at".to_owned(), created_at.clone());
+    }
+    row
+}
+
+fn new_row(
+    user: &User,
+    before: Option<&Item>,
+    new: &NewKey<'_>,
+    now: OffsetDateTime,
+) -> Result<Item, TableError> {
+    let now = now.format(&Rfc3339)?;
+    let expires_at = new.expires_at.map(|at| at.format(&Rfc3339)).transpose()?;
+    let active = new.status == Status::Active;
+    let texts = [
+        ("fmt", Some(FORMAT)),
+        ("ctxv", Some(CONTEXT_VERSION)),
+        ("kid", Some(new.kid)),
+        ("cmk", Some(new.sealed.key_arn.as_str())),
+        ("hint", Some(new.hint)),
+        ("status", Some(new.status.as_str())),
+        ("created_at", Some(&now)),
+        ("updated_at", Some(&now)),
+        ("expires_at", expires_at.as_deref()),
+        ("description", new.description),
+        ("checked_at", active.then_some(now.as_str())),
+        ("last_check", active.then_some("valid")),
+    ];
+    let set = texts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
+    let mut row: HashMap<_, _> = set.collect();
+    let ciphertext = Blob::new(new.sealed.ciphertext.as_slice());
+    row.insert("ct".to_owned(), AttributeValue::B(ciphertext));
+    row.insert("enabled".to_owned(), AttributeValue::Bool(true));
+    Ok(counted(row, user, new.provider, before))
+}
+
+fn restored_row(
+    user: &User,
+    provider: Provider,
+    keys: &Restorable,
+    now: OffsetDateTime,
+) -> Result<Item, TableError> {
+    let mut row = keys.previous.clone();
+    row.remove("kept_until");
+    row.remove("ttl");
+    row.insert("updated_at".to_owned(), text(&now.format(&Rfc3339)?));
+    Ok(counted(row, user, provider, Some(&keys.current)))
+}
