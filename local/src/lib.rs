@@ -6,6 +6,7 @@ pub mod app;
 pub mod demo;
 pub mod openapi;
 pub mod page;
+pub mod rotate;
 pub mod serve;
 pub mod stand_in;
 pub mod token;

@@ -3,7 +3,13 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use local::{demo, openapi, serve, serve::ServeArgs, token};
+use local::{
+    demo, openapi,
+    rotate::{self, RotateArgs},
+    serve,
+    serve::ServeArgs,
+    token,
+};
 
 /// Keeps each person's own AI provider keys encrypted, and uses them on that person's behalf.
 #[derive(Debug, Parser)]
@@ -21,6 +27,9 @@ enum Command {
     Serve(ServeArgs),
     /// Walk through both modes and check every step, in memory and on free ports.
     Demo,
+    /// Make a new KMS key and move every saved key to it; exit code 0 says that the old one can be
+    /// disabled, 2 that it cannot.
+    Rotate(RotateArgs),
     /// Print the OpenAPI description, as it stands in openapi.json.
     Openapi,
     /// Print a session token of the test Clerk instance.
@@ -39,6 +48,10 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::serve(&args).await.map_err(|error| error.to_string()),
+        Command::Rotate(args) => match rotate::rotate(&args).await {
+            Ok(code) => return code,
+            Err(error) => Err(error.to_string()),
+        },
         Command::Demo => demo::run().await.map_err(|error| error.to_string()),
         Command::Openapi => print(&openapi::description().map_err(|error| error.to_string())),
         Command::Token { user, lifetime_s } => {

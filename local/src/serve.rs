@@ -85,7 +85,7 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
         true => Some(StandIn::start().await?),
         false => None,
     };
-    let config = config(args, &services, stand_in.as_ref())?;
+    let config = config(args.production, &services, stand_in.as_ref(), |_| None)?;
     telemetry::init(&config);
     let aws = Aws::new(&services.dynamodb, &services.kms);
     let app = Arc::new(App::new(&config, &aws)?);
@@ -97,23 +97,24 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// The environment, with what this server knows better.
-fn config(
-    args: &ServeArgs,
+/// The environment, with what this process knows better; `fixed` comes before it.
+pub(crate) fn config(
+    production: bool,
     services: &Embedded,
     stand_in: Option<&StandIn>,
+    fixed: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
     Config::from_env_with(|name, value| match name {
         "TABLE_NAME" => Some(services.table_name.clone()),
         "KMS_KEY_ARN" => Some(services.kms_key_arn.clone()),
         "KMS_DECRYPT_KEY_ARNS" => Some(services.kms_decrypt_key_arns()),
         "AWS_LAMBDA_FUNCTION_NAME" => None,
-        "DEBUG" if args.production => None,
-        "DEPLOY_ENV" if args.production => value
+        "DEBUG" if production => None,
+        "DEPLOY_ENV" if production => value
             .filter(|stack| !matches!(stack.as_str(), "" | "local"))
             .or_else(|| Some(PRODUCTION.to_owned())),
         name if name.ends_with("_BASE_URL") => stand_in.map(StandIn::base_url).or(value),
-        _ => value,
+        name => fixed(name).or(value),
     })
 }
 

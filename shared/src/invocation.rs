@@ -43,6 +43,15 @@ pub fn time_until(deadline_ms: u64) -> Duration {
     Duration::from_millis(deadline_ms).saturating_sub(now.unwrap_or_default())
 }
 
+/// The deadline of an invocation that is to work for `work` and then answer, as a local runner sets
+/// it.
+#[must_use]
+pub fn deadline_in(work: Duration) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let deadline = now.unwrap_or_default() + work + crate::sweep::RESERVE;
+    u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Without a limit outside Lambda.
 #[must_use]
 pub fn time_left(context: Option<&Context>) -> Duration {

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, future::ready, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use lambda_http::Context;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Time in which an invocation begins nothing new.
-const RESERVE: Duration = Duration::from_secs(15);
+pub(crate) const RESERVE: Duration = Duration::from_secs(15);
 /// For one row; whatever is under way when the reserve begins is over before it ends.
 const ROW: Duration = Duration::from_secs(12);
 /// Rows that an answer and the log name; the others are counted.
@@ -110,11 +110,11 @@ impl Sweep<'_> {
         &self,
         context: Option<&Context>,
         event: Value,
-        each: impl Fn(Arc<Invoked<J>>, Arc<Row>) -> F,
+        each: impl Fn(Arc<Invoked<J>>, Arc<Row>) -> F + Sync,
     ) -> Result<Answer, Problem>
     where
-        J: DeserializeOwned + Copy,
-        F: Future<Output = Result<&'static str, String>>,
+        J: DeserializeOwned + Copy + Send + Sync,
+        F: Future<Output = Result<&'static str, String>> + Send,
     {
         let mut line = Line::start(self.function, context);
         let left = || time_left(context);
@@ -143,7 +143,7 @@ impl Sweep<'_> {
             }
             Ok(answer)
         };
-        let answer: Result<Answer, Problem> = line.counting(work).await;
+        let answer: Result<Answer, Problem> = line.counting(work.boxed()).await;
         let problem = answer.as_ref().err();
         let status = problem.map_or(200, |problem| problem.status().as_u16());
         line.end(status, problem);
@@ -153,11 +153,11 @@ impl Sweep<'_> {
     async fn sweep<J, F>(
         &self,
         request: &Request<J>,
-        time_left: impl Fn() -> Duration,
-        each: impl Fn(Arc<Row>) -> F,
+        time_left: impl Fn() -> Duration + Sync,
+        each: impl Fn(Arc<Row>) -> F + Sync,
     ) -> Result<Answer, Problem>
     where
-        F: Future<Output = Result<&'static str, String>>,
+        F: Future<Output = Result<&'static str, String>> + Send,
     {
         let segment = Segment::new(request.segment, request.total_segments)
             .ok_or_else(|| Problem::invalid_request(format!("Send {SHAPE}.")))?;
@@ -193,7 +193,7 @@ impl Sweep<'_> {
                 .map(|row| {
                     let row = Arc::new(row);
                     // On the heap: what a row takes is much, and many are under way.
-                    let work = Box::pin(each(Arc::clone(&row)));
+                    let work = each(Arc::clone(&row)).boxed();
                     async move { (row, timeout(ROW, work).await) }
                 });
             let mut ended = pin!(begun.buffered(usize::from(self.concurrency)));

@@ -96,7 +96,7 @@ pub async fn handle_at(
     deps: &Deps,
     context: Option<&Context>,
     event: Value,
-    clock: impl Fn() -> OffsetDateTime,
+    clock: impl Fn() -> OffsetDateTime + Sync,
 ) -> Result<Answer, Problem> {
     let queue = |&provider: &Provider| (provider, Turns::new(Some(deps.per_second)));
     let queues: &Queues = &Provider::ALL.iter().map(queue).collect();
@@ -123,7 +123,7 @@ async fn check(
     queues: &Queues,
     invoked: &Invoked<Job>,
     row: &Row,
-    clock: &impl Fn() -> OffsetDateTime,
+    clock: &(impl Fn() -> OffsetDateTime + Sync),
 ) -> Result<&'static str, KeyError> {
     let provider = row.provider()?;
     let record = row.record()?;

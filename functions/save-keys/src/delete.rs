@@ -26,7 +26,7 @@ use crate::{Action, Deps};
 pub(crate) async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let provider: Provider = call.segment.parse()?;
     let _order = deps.in_order().await;
-    remove_lines(deps, &[provider])?;
+    deps.remove_lines(&[provider])?;
     let event = call.event(audit::Action::Delete, Some(provider), None);
     let one = [provider];
     let work = deps.keys.delete(&call.user, &one);
@@ -47,21 +47,9 @@ pub(crate) async fn delete_all(
     call: &Call<Action>,
 ) -> Result<Response<Body>, Problem> {
     let _order = deps.in_order().await;
-    remove_lines(deps, Provider::ALL)?;
+    deps.remove_lines(Provider::ALL)?;
     let event = call.event(audit::Action::Delete, None, None);
     let work = deps.keys.delete(&call.user, Provider::ALL);
     deps.audited(&call.user, &event, work).await?;
     Ok(empty(StatusCode::NO_CONTENT))
-}
-
-fn remove_lines(deps: &Deps, providers: &[Provider]) -> Result<(), Problem> {
-    let Some(developer) = &deps.developer else {
-        return Ok(());
-    };
-    let mut providers = providers.iter();
-    providers
-        .try_for_each(|&provider| developer.remove(provider))
-        .map_err(|error| {
-            Problem::internal(format!("a line of an .env file was not removed: {error}"))
-        })
 }

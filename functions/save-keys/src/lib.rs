@@ -1,8 +1,9 @@
-//! Writes a key, deletes a key. Can encrypt and can never decrypt.
+//! Writes a key, brings back the one before, deletes a key. Can encrypt and can never decrypt.
 
 mod change;
 mod delete;
 mod frontend_env;
+mod restore;
 mod save;
 
 use lambda_http::{Body, Request, Response, http::Method};
@@ -14,6 +15,8 @@ use user_api_keys::{
     developer_keys::DeveloperKeys,
     endpoint::{Call, Effect, Endpoint, Route, SetupError},
     key_table::{KeyWriter, TableError},
+    problem::Problem,
+    provider::Provider,
     provider_check::Checker,
     rate_limit::Class,
     sealing::Sealer,
@@ -31,6 +34,8 @@ pub enum Action {
     Save,
     /// Pauses a key, words it, or lets it expire.
     Change,
+    /// Brings back the key that was replaced.
+    Restore,
     /// Deletes one key.
     Delete,
     /// Deletes all keys.
@@ -51,6 +56,11 @@ pub const ROUTES: &[Route<Action>] = &[
         Method::PATCH,
         "/api/onboarding/api-keys/{provider}",
         Action::Change,
+    ),
+    route(
+        Method::POST,
+        "/api/onboarding/api-keys/{provider}/restore",
+        Action::Restore,
     ),
     route(
         Method::DELETE,
@@ -82,6 +92,7 @@ pub const NAME: &str = env!("CARGO_PKG_NAME");
 #[openapi(paths(
     save::save,
     change::change,
+    restore::restore,
     delete::delete,
     delete::delete_all,
     frontend_env::frontend_env
@@ -134,6 +145,19 @@ impl Deps {
         done
     }
 
+    /// Takes the providers' lines out of the `.env` files.
+    fn remove_lines(&self, providers: &[Provider]) -> Result<(), Problem> {
+        let Some(developer) = &self.developer else {
+            return Ok(());
+        };
+        let mut providers = providers.iter();
+        providers
+            .try_for_each(|&provider| developer.remove(provider))
+            .map_err(|error| {
+                Problem::internal(format!("a line of an .env file was not removed: {error}"))
+            })
+    }
+
     /// Held over a change of the table and of the `.env` files.
     async fn in_order(&self) -> Option<MutexGuard<'_, ()>> {
         match &self.developer {
@@ -152,6 +176,7 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     let act = async |call: Call<Action>| match call.action {
         Action::Save => save::save(deps, &call).await,
         Action::Change => change::change(deps, &call).await,
+        Action::Restore => restore::restore(deps, &call).await,
         Action::Delete => delete::delete(deps, &call).await,
         Action::DeleteAll => delete::delete_all(deps, &call).await,
         Action::FrontendEnv => frontend_env::frontend_env(deps, &call),

@@ -52,36 +52,36 @@ const SAVE_SHAPE: &str = "provider and api_key (texts), and if you like descript
 #[schema(example = json!({"message": "Google Gemini API key saved", "provider": "gemini",
     "status": "saved", "key": {"provider": "gemini", "hint": "0001",
     "kid": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "version": 1, "check": "valid"}}))]
-struct SaveAnswer<'a> {
-    message: String,
+pub(crate) struct SaveAnswer<'a> {
+    pub(crate) message: String,
     #[schema(value_type = Provider)]
-    provider: &'a str,
-    /// `saved`.
-    status: &'a str,
-    key: SavedKey<'a>,
+    pub(crate) provider: &'a str,
+    /// `saved` or `restored`.
+    pub(crate) status: &'a str,
+    pub(crate) key: SavedKey<'a>,
     /// Local mode: files that hold the key now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    env_files: Option<Vec<String>>,
+    pub(crate) env_files: Option<Vec<String>>,
     /// What did not go as usual.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
-struct SavedKey<'a> {
+pub(crate) struct SavedKey<'a> {
     #[schema(value_type = Provider)]
-    provider: &'a str,
+    pub(crate) provider: &'a str,
     /// Last four characters, or empty.
     #[schema(max_length = 4)]
-    hint: &'a str,
+    pub(crate) hint: &'a str,
     /// The key's own id, new with every save.
-    kid: &'a str,
+    pub(crate) kid: &'a str,
     /// Number of saves, for `If-Match`.
-    version: u64,
+    pub(crate) version: u64,
     /// What the provider said: `valid`, `unknown`, or `skipped` when it was not asked.
     #[schema(pattern = "^(valid|unknown|skipped)$")]
-    check: &'a str,
+    pub(crate) check: &'a str,
 }
 
 /// Save or replace a key.

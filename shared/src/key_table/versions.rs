@@ -28,6 +28,14 @@ const ROUNDS: usize = 5;
 /// A key's row as it stood before a save. No `Debug`: the ciphertext is in it.
 pub struct Before(Option<Item>);
 
+impl Before {
+    /// Whether there is a key.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// A key in use and the one it replaced, which is still kept. No `Debug`: ciphertexts are in it.
 pub struct Restorable {
     current: Item,
@@ -36,6 +44,12 @@ pub struct Restorable {
 }
 
 impl Restorable {
+    /// The version of the key in use.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        number(&self.current, "ver")
+    }
+
     /// The key that would come back.
     #[must_use]
     pub fn wanted(&self) -> &Record {

@@ -1,0 +1,105 @@
+//! Brings back the key that was replaced.
+
+use lambda_http::{Body, Response};
+use user_api_keys::{
+    audit,
+    endpoint::{Call, json},
+    key_table::{Status, TableError},
+    problem::{Code, Problem},
+    provider::Provider,
+};
+
+use crate::{
+    Action, Deps,
+    save::{SaveAnswer, SavedKey},
+};
+
+/// Bring back the key that was replaced.
+///
+/// For a day after a save: the two change places, so that a restore can be restored, too. Two
+/// `GetItem`s side by side, the audit record, one `TransactWriteItems`. In Local mode the `.env` lines
+/// are taken out first, since they would win: no function that saves can open a key to write it there.
+#[utoipa::path(
+    post,
+    path = "/api/onboarding/api-keys/{provider}/restore",
+    params(
+        ("provider" = Provider, Path),
+        ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$",
+            description = "the version to replace, in double quotes: with it a second try cannot undo \
+                           the first"),
+    ),
+    responses(
+        (status = 200, description = "the earlier key is in use again", body = SaveAnswer<'_>),
+        (status = 400, description = "invalid_request, unknown_provider"),
+        (status = 409, description = "no_api_key"),
+        (status = 412, description = "version_conflict"),
+    )
+)]
+pub(crate) async fn restore(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let provider: Provider = call.segment.parse()?;
+    let replaces = call.if_match()?;
+    let _order = deps.in_order().await;
+    let keys = deps.keys.restorable(&call.user, provider, call.now).await;
+    let keys = keys.map_err(|error| match error {
+        TableError::Condition => nothing_kept(provider),
+        error => error.into(),
+    })?;
+    if replaces.is_some_and(|version| version != keys.version()) {
+        return Err(TableError::Condition.into());
+    }
+    let wanted = keys.wanted().clone();
+    let warnings = match &deps.developer {
+        Some(developer) if developer.find(provider).is_some() => {
+            deps.remove_lines(&[provider])?;
+            vec![still_elsewhere(deps, provider)]
+        }
+        _ => Vec::new(),
+    };
+    let event = call.event(audit::Action::Restore, Some(provider), Some(&wanted.kid));
+    let work = deps.keys.restore(&call.user, provider, keys, call.now);
+    let version = deps.audited(&call.user, &event, work).await?;
+    let title = provider.facts().title;
+    json(&SaveAnswer {
+        message: format!("the {title} API key that was replaced is in use again"),
+        provider: provider.name(),
+        status: "restored",
+        key: SavedKey {
+            provider: provider.name(),
+            hint: &wanted.hint,
+            kid: &wanted.kid,
+            version,
+            check: match wanted.status {
+                Status::Active => "valid",
+                Status::Unverified | Status::Invalid => "unknown",
+            },
+        },
+        env_files: None,
+        warnings,
+    })
+}
+
+fn nothing_kept(provider: Provider) -> Problem {
+    let title = provider.facts().title;
+    Problem::new(
+        Code::NoApiKey,
+        format!(
+            "There is no earlier {title} key to bring back: one that is replaced is kept for a day, \
+             and not beyond a delete. Save the key again."
+        ),
+    )
+}
+
+/// Local mode: what the developer should know of the other places a key is read from.
+fn still_elsewhere(deps: &Deps, provider: Provider) -> String {
+    let variable = provider.facts().env;
+    let developer = deps.developer.as_ref();
+    match developer.is_some_and(|keys| keys.find(provider).is_some()) {
+        true => {
+            format!("{variable} in the server's environment wins over the restored key; unset it")
+        }
+        false => format!(
+            "{variable} was taken out of the .env files and is read from the table; save the key again \
+             to have it there"
+        ),
+    }
+}
