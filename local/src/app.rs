@@ -10,6 +10,7 @@ use lambda_http::{
         header::{HOST, ORIGIN},
     },
 };
+use serde::Serialize;
 use tokio::net::TcpListener;
 use user_api_keys::{
     aws::Aws,
@@ -26,8 +27,8 @@ use crate::page::Page;
 /// No route takes more than this; each has its own, smaller limit.
 const BODY_MAX_BYTES: usize = 512 * 1024;
 
-/// Where Lambda's invoke API has open-keys.
-const OPEN_KEYS: &str = "/2015-03-31/functions/open-keys/invocations";
+/// Where Lambda's invoke API has a function: between these two, its name.
+const INVOKE: (&str, &str) = ("/2015-03-31/functions/", "/invocations");
 
 /// Which function answers.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,8 @@ pub struct App {
     generate: Arc<generate_content::Deps>,
     onboarding: onboarding::Deps,
     open: open_keys::Deps,
+    rotate: rotate_keys::Deps,
+    check: check_keys::Deps,
 }
 
 /// Every HTTP route, with the function it belongs to.
@@ -91,6 +94,8 @@ impl App {
             generate: generate_content::Deps::new(config, aws)?,
             onboarding: onboarding::Deps::new(config, aws)?,
             open: open_keys::Deps::new(config, aws)?,
+            rotate: rotate_keys::Deps::new(config, aws),
+            check: check_keys::Deps::new(config, aws)?,
         })
     }
 
@@ -123,36 +128,35 @@ impl App {
                 Err(problem) => problem.response("-"),
             };
         }
-        if (request.method(), path) == (&Method::POST, OPEN_KEYS) {
-            return self.invoke(&request).await;
+        let invoked = path
+            .strip_prefix(INVOKE.0)
+            .and_then(|rest| rest.strip_suffix(INVOKE.1));
+        if let (&Method::POST, Some(function)) = (request.method(), invoked)
+            && let Some(answer) = self.invoke(function, &request).await
+        {
+            return answer;
         }
         // The endpoint fails, or answers a browser's OPTIONS, before it acts.
         let act = async |_| Err(Problem::not_found());
         self.endpoint.answer(&self.routes, request, act).await
     }
 
-    /// open-keys, as Lambda's own invoke API answers: a failure is 200 with a header. IAM is not
-    /// there to keep web pages out, so whatever a browser sends is refused.
-    async fn invoke(&self, request: &Request) -> Response<Body> {
+    /// A function that is no HTTP, as Lambda's own invoke API answers: a failure is 200 with a header.
+    /// IAM is not there to keep web pages out, so whatever a browser sends is refused.
+    async fn invoke(&self, function: &str, request: &Request) -> Option<Response<Body>> {
         let from_a_page = request.headers().contains_key(ORIGIN);
         if from_a_page || self.origins.admit(request.headers()).is_err() {
             let detail = "This function is invoked with an AWS SDK, never by a web page.";
-            return Problem::new(Code::Forbidden, detail).response("-");
+            return Some(Problem::new(Code::Forbidden, detail).response("-"));
         }
         let event = serde_json::from_slice(request.body().as_ref()).unwrap_or_default();
-        match open_keys::handle(&self.open, None, event).await {
-            Ok(answer) => json(&answer).unwrap_or_else(|problem| problem.response("-")),
-            Err(problem) => {
-                let (kind, message) = (problem.code().as_str(), problem.detail());
-                let body = serde_json::json!({"errorType": kind, "errorMessage": message});
-                let mut response = Response::new(Body::from(body.to_string()));
-                let unhandled = HeaderValue::from_static("Unhandled");
-                response
-                    .headers_mut()
-                    .insert("x-amz-function-error", unhandled);
-                response
-            }
-        }
+        let answer = match function {
+            open_keys::NAME => invoked(open_keys::handle(&self.open, None, event).await),
+            rotate_keys::NAME => invoked(rotate_keys::handle(&self.rotate, None, event).await),
+            check_keys::NAME => invoked(check_keys::handle(&self.check, None, event).await),
+            _ => return None,
+        };
+        Some(answer)
     }
 
     /// Serves on `listener` until `stop` is done; requests under way are finished.
@@ -179,6 +183,22 @@ impl App {
         let address = listener.local_addr()?;
         tokio::spawn(self.serve(listener, std::future::pending()));
         Ok(address)
+    }
+}
+
+fn invoked<T: Serialize>(answer: Result<T, Problem>) -> Response<Body> {
+    match answer {
+        Ok(answer) => json(&answer).unwrap_or_else(|problem| problem.response("-")),
+        Err(problem) => {
+            let (kind, message) = (problem.code().as_str(), problem.detail());
+            let body = serde_json::json!({"errorType": kind, "errorMessage": message});
+            let mut response = Response::new(Body::from(body.to_string()));
+            let unhandled = HeaderValue::from_static("Unhandled");
+            response
+                .headers_mut()
+                .insert("x-amz-function-error", unhandled);
+            response
+        }
     }
 }
 

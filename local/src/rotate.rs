@@ -58,8 +58,8 @@ pub struct RotateArgs {
     /// Say how many keys are under which KMS key, and change nothing.
     #[arg(long, conflicts_with = "keys")]
     verify: bool,
-    /// Parts of the table that are worked on side by side.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// Parts of the table that are worked on side by side; SQLite gains nothing by more than one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     segments: u32,
 }
 

@@ -3,7 +3,7 @@
 //! pages in Exa's place.
 //!
 //! A key that says `bad` is refused in the provider's way, and every refusal repeats the key, as the
-//! real ones may.
+//! real ones may. Of one that says `busy` it does not say whether it works.
 
 use std::{
     convert::Infallible,
@@ -136,6 +136,7 @@ fn refused(headers: &HeaderMap) -> Response<Body> {
 /// A free check of a key.
 async fn works(headers: HeaderMap) -> Response<Body> {
     match key(&headers) {
+        key if key.contains("busy") => answer(StatusCode::SERVICE_UNAVAILABLE, &json!({})),
         key if key.is_empty() || key.contains("bad") => refused(&headers),
         _ => answer(StatusCode::OK, &json!({"models": [], "data": []})),
     }

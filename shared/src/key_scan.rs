@@ -28,6 +28,10 @@ use crate::{
 /// What moving a ciphertext takes.
 const SEALED: &str = "pk, sk, fmt, ctxv, kid, ct, cmk, rev";
 
+/// Rows of one `Scan`, so that memory does not depend on the table: some 500 KB, half of what DynamoDB
+/// would return.
+const PAGE: i32 = 500;
+
 /// When a ciphertext may be replaced: the row is there (an `UpdateItem` would bring a deleted one
 /// back), holds the same key in the same revision, and under the KMS key that was read. All of
 /// rotation's safety rests on it; the model in `tests/rotation_model.rs` shows what breaks without.
@@ -217,7 +221,7 @@ impl KeyScanner {
         Self { dynamodb, table }
     }
 
-    /// One strongly consistent `Scan` of at most 1 MB.
+    /// One strongly consistent `Scan` of at most [`PAGE`] rows.
     ///
     /// # Errors
     /// [`TableError`]
@@ -232,6 +236,7 @@ impl KeyScanner {
             .scan()
             .table_name(&self.table)
             .consistent_read(true)
+            .limit(PAGE)
             .set_exclusive_start_key(after.map(Cursor::key))
             .expression_attribute_values(":current", text(CURRENT));
         scan = match fields {

@@ -132,6 +132,10 @@ async fn a_save_that_is_cut_off_anywhere_leaves_the_old_key_or_the_new_one_whole
                         let (paid, shown) = stage.hints(user).await;
                         assert_eq!(paid, shown, "{user}: the list and the key agree");
                         assert!(paid == "0001" || paid == "0002", "{user}: {paid}");
+                        let (_, list) = stage.call("GET", KEYS, user, None).await;
+                        let kept = &list["keys"][0]["previous"]["hint"];
+                        let replaced = (paid == "0002").then_some("0001");
+                        assert_eq!(kept.as_str(), replaced, "{user}: the other one is kept");
                         if status == 200 {
                             assert_eq!(paid, "0002", "{user}: an acknowledged save is there");
                             assert_eq!(answer["key"]["version"], 2, "{user}: saved once");
@@ -141,8 +145,8 @@ async fn a_save_that_is_cut_off_anywhere_leaves_the_old_key_or_the_new_one_whole
                 .await;
         }
     }
-    // Two counts, two records and the save itself at DynamoDB, one Encrypt at KMS.
-    assert_eq!(places, 3 * (5 + 1));
+    // Two counts, the row, two records and the save itself at DynamoDB, one Encrypt at KMS.
+    assert_eq!(places, 3 * (6 + 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,12 +161,45 @@ async fn a_save_of_a_named_version_whose_answer_was_lost_is_no_conflict() {
             .call("POST", KEYS, "user_conflict1", &named, Some(body))
             .await
     };
-    // Two counts and two records come first.
-    stage.dynamodb.arm(4, Fault::AnswerLost);
+    // Two counts, the row and two records come first.
+    stage.dynamodb.arm(5, Fault::AnswerLost);
     let (status, saved) = save().await;
     assert!(stage.dynamodb.mend());
     assert_eq!((status, &saved["key"]["version"]), (200, &json!(2)));
     assert_eq!(save().await.0, 412, "the next one is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_cut_off_anywhere_changes_both_keys_or_none() {
+    let stage = stage().await;
+    let restore = format!("{KEYS}/gemini/restore");
+    for fault in FAULTS {
+        let places = stage
+            .at_every_call(
+                "restore",
+                &stage.dynamodb,
+                fault,
+                async |user| {
+                    for key in [OLD, NEW] {
+                        assert_eq!(stage.save(user, key).await.0, 200);
+                    }
+                },
+                async |user| stage.call("POST", &restore, user, None).await,
+                async |user, status, _| {
+                    let (paid, shown) = stage.hints(user).await;
+                    assert_eq!(paid, shown, "{user}: the list and the key agree");
+                    let (_, list) = stage.call("GET", KEYS, user, None).await;
+                    let key = &list["keys"][0];
+                    let both = (&key["hint"], &key["previous"]["hint"], &key["version"]);
+                    let done = both == (&json!("0001"), &json!("0002"), &json!(3));
+                    let untouched = both == (&json!("0002"), &json!("0001"), &json!(2));
+                    assert!(done || untouched, "{user}: {list}");
+                    assert!(done || status == 503, "{user}: {status}");
+                },
+            )
+            .await;
+        assert_eq!(places, 5, "the count, two rows, the record, the restore");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

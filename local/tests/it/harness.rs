@@ -126,23 +126,8 @@ impl InProcess {
     /// The same, where the functions reach the services through `aws`.
     pub(crate) async fn on(services: Embedded, aws: &Aws) -> Self {
         let stand_in = StandIn::start().await.unwrap();
-        let base_url = stand_in.base_url();
-        let config = Config::from_lookup(|name| {
-            let value = match name {
-                "DEPLOY_ENV" => "test",
-                "TABLE_NAME" => &services.table_name,
-                "KMS_KEY_ARN" => &services.kms_key_arn,
-                "CLERK_JWT_KEY" => token::PUBLIC_KEY,
-                "CLERK_ISSUER" => token::ISSUER,
-                "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
-                "RATE_LIMIT_SAVE_PER_MINUTE" | "RATE_LIMIT_READ_PER_MINUTE" => "100000",
-                "RATE_LIMIT_GENERATE_PER_MINUTE" => "100000",
-                name if name.ends_with("_BASE_URL") => &base_url,
-                _ => return None,
-            };
-            Some(value.to_owned())
-        });
-        let app = App::new(&config.unwrap(), aws).unwrap();
+        let config = production(&services, &stand_in, &[]);
+        let app = App::new(&config, aws).unwrap();
         Self {
             app: Arc::new(app),
             services,
@@ -159,20 +144,7 @@ impl InProcess {
         headers: &[(&'static str, &str)],
         body: Option<Value>,
     ) -> (u16, Value) {
-        let bearer = format!("Bearer {}", token::sign(user).unwrap());
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("authorization", bearer)
-            .header("content-type", "application/json");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let body = body.map_or(Body::Empty, |body| Body::from(body.to_string()));
-        let answer = self.app.answer(request.body(body).unwrap()).await;
-        let answer = buffered(answer).await;
-        let json = serde_json::from_slice(answer.body().as_ref());
-        (answer.status().as_u16(), json.unwrap_or(Value::Null))
+        call(&self.app, method, path, user, headers, body).await
     }
 
     /// What one person's partition holds, every item as text, in order.
@@ -192,6 +164,55 @@ impl InProcess {
         let shown = |item| format!("{:?}", BTreeMap::from_iter(item));
         items.map(shown).collect()
     }
+}
+
+/// Settings of functions in Production mode on `services`; `more` comes before.
+pub(crate) fn production(services: &Embedded, stand_in: &StandIn, more: &[(&str, &str)]) -> Config {
+    let base_url = stand_in.base_url();
+    let config = Config::from_lookup(|name| {
+        if let Some((_, value)) = more.iter().find(|(n, _)| *n == name) {
+            return Some((*value).to_owned());
+        }
+        let value = match name {
+            "DEPLOY_ENV" => "test",
+            "TABLE_NAME" => &services.table_name,
+            "KMS_KEY_ARN" => &services.kms_key_arn,
+            "CLERK_JWT_KEY" => token::PUBLIC_KEY,
+            "CLERK_ISSUER" => token::ISSUER,
+            "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
+            "RATE_LIMIT_SAVE_PER_MINUTE" | "RATE_LIMIT_READ_PER_MINUTE" => "100000",
+            "RATE_LIMIT_GENERATE_PER_MINUTE" => "100000",
+            name if name.ends_with("_BASE_URL") => &base_url,
+            _ => return None,
+        };
+        Some(value.to_owned())
+    });
+    config.unwrap()
+}
+
+/// A call as the gateway would make it, and its answer.
+pub(crate) async fn call(
+    app: &App,
+    method: &str,
+    path: &str,
+    user: &str,
+    headers: &[(&'static str, &str)],
+    body: Option<Value>,
+) -> (u16, Value) {
+    let bearer = format!("Bearer {}", token::sign(user).unwrap());
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("authorization", bearer)
+        .header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let body = body.map_or(Body::Empty, |body| Body::from(body.to_string()));
+    let answer = app.answer(request.body(body).unwrap()).await;
+    let answer = buffered(answer).await;
+    let json = serde_json::from_slice(answer.body().as_ref());
+    (answer.status().as_u16(), json.unwrap_or(Value::Null))
 }
 
 pub(crate) fn fails(command: &mut Command) -> String {

@@ -14,5 +14,7 @@ mod jwks;
 mod log;
 mod onboarding;
 mod open_keys;
+mod people;
+mod rotation;
 mod server;
 mod wire;

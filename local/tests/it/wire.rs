@@ -21,6 +21,14 @@ pub(crate) enum Fault {
     StopsAfter,
     /// It is carried out, its answer is lost, and the next try finds everything well.
     AnswerLost,
+    /// It is refused with "too fast".
+    Throttled,
+    /// It is refused with a status of 500.
+    Failed,
+    /// It never arrives, and the caller waits for an answer.
+    Hangs,
+    /// It is carried out, and the caller waits for an answer.
+    AnswerHangs,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +36,9 @@ struct State {
     /// Requests to let through before the fault.
     armed: Option<(usize, Fault)>,
     seen: usize,
+    /// What happens to so many of 1,000 requests, and how often it has.
+    storm: Option<(Vec<Fault>, u32, fastrand::Rng)>,
+    met: usize,
 }
 
 /// A running wire; it ends with the runtime.
@@ -62,8 +73,22 @@ impl Wire {
         let mut state = self.state.lock().unwrap();
         *state = State {
             armed: Some((requests, fault)),
-            seen: 0,
+            ..State::default()
         };
+    }
+
+    /// Does one of `faults` to so many of 1,000 requests, at random.
+    pub(crate) fn storm(&self, faults: &[Fault], per_mille: u32, seed: u64) {
+        let mut state = self.state.lock().unwrap();
+        let random = fastrand::Rng::with_seed(seed);
+        state.storm = Some((faults.to_vec(), per_mille, random));
+    }
+
+    /// Ends the storm; how many requests it met.
+    pub(crate) fn calm(&self) -> usize {
+        let mut state = self.state.lock().unwrap();
+        state.storm = None;
+        state.met
     }
 
     /// All is well again; returns whether the fault happened.
@@ -78,6 +103,12 @@ impl Wire {
     /// The fault for the request that has come, once.
     fn fault(&self) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
+        if let Some((faults, per_mille, random)) = &mut state.storm {
+            let fault = faults[random.usize(..faults.len())];
+            let met = random.u32(..1_000) < *per_mille;
+            state.met += usize::from(met);
+            return met.then_some(fault);
+        }
         let (requests, fault) = state.armed?;
         state.seen += 1;
         let now = state.seen > requests;
@@ -110,9 +141,20 @@ impl Wire {
                         self.cut.send_replace(true);
                         return;
                     }
+                    if let Some(refusal) = fault.and_then(refusal) {
+                        to_client.write_all(refusal.as_bytes()).await.ok();
+                        return;
+                    }
+                    if fault == Some(Fault::Hangs) {
+                        while some(from_client.read(&mut requests).await).is_some() {}
+                        return;
+                    }
                     if to_server.write_all(chunk).await.is_err() { return }
                     if let Some(fault) = fault {
                         lose_answer(&mut from_client, &mut to_server, &mut from_server).await;
+                        if fault == Fault::AnswerHangs {
+                            while some(from_client.read(&mut requests).await).is_some() {}
+                        }
                         self.cut.send_replace(fault == Fault::StopsAfter);
                         return;
                     }
@@ -125,6 +167,21 @@ impl Wire {
             }
         }
     }
+}
+
+/// The answer to a request that does not arrive, in AWS's form.
+fn refusal(fault: Fault) -> Option<String> {
+    let (status, name) = match fault {
+        Fault::Throttled => ("400 Bad Request", "ThrottlingException"),
+        Fault::Failed => ("500 Internal Server Error", "InternalServerError"),
+        _ => return None,
+    };
+    let body = format!("{{\"__type\":\"{name}\",\"message\":\"arn:aws:kms:secret\"}}");
+    Some(format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    ))
 }
 
 async fn gone(cut: &mut watch::Receiver<bool>) {
