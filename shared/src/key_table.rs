@@ -27,7 +27,7 @@ use crate::{
     user::User,
 };
 
-pub use self::versions::{Before, Restorable};
+pub use self::versions::{Before, Restorable, SAME_REVISION};
 
 mod versions;
 

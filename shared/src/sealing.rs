@@ -97,6 +97,12 @@ impl Sealer {
         }
     }
 
+    /// The KMS key that seals.
+    #[must_use]
+    pub fn kms_key(&self) -> &KeyArn {
+        &self.key_arn
+    }
+
     /// One `Encrypt` call.
     ///
     /// # Errors

@@ -372,7 +372,9 @@ async fn a_save_that_fails_leaves_the_old_key_whole() {
         status: Status::Unverified,
         replaces: None,
     };
-    assert!(elsewhere.before(&a, Provider::Gemini).await.is_err());
+    let row = stack.writer.before(&a, Provider::Gemini).await.unwrap();
+    let now = OffsetDateTime::now_utc();
+    assert!(elsewhere.save(&a, row, &new, now).await.is_err());
     assert_eq!(stack.items().await, before);
     assert_eq!(stack.open(&a, Provider::Gemini).await.unwrap(), KEY_A);
 }

@@ -39,7 +39,11 @@ pub(crate) async fn restore(deps: &Deps, call: &Call<Action>) -> Result<Response
     let provider: Provider = call.segment.parse()?;
     let replaces = call.if_match()?;
     let _order = deps.in_order().await;
-    let keys = deps.keys.restorable(&call.user, provider, call.now).await;
+    let kms_key = deps.sealer.kms_key();
+    let keys = deps
+        .keys
+        .restorable(&call.user, provider, kms_key, call.now)
+        .await;
     let keys = keys.map_err(|error| match error {
         TableError::Condition => nothing_kept(provider),
         error => error.into(),

@@ -4,6 +4,7 @@
 
 mod api;
 mod canary;
+mod check_keys;
 mod checks;
 mod description;
 mod faults;
@@ -15,6 +16,7 @@ mod log;
 mod onboarding;
 mod open_keys;
 mod people;
+mod restore;
 mod rotation;
 mod server;
 mod wire;

@@ -85,7 +85,10 @@ impl Functions {
     pub(crate) async fn restore(&self, slot: &Slot) -> Result<(), String> {
         let (user, now) = (self.user(slot), OffsetDateTime::now_utc());
         let said = |error: TableError| error.to_string();
-        let keys = self.keys.restorable(&user, slot.1, now).await;
+        let keys = self
+            .keys
+            .restorable(&user, slot.1, self.sealer.kms_key(), now)
+            .await;
         let keys = keys.map_err(said)?;
         let restored = self.keys.restore(&user, slot.1, keys, now).await;
         restored.map(|_| ()).map_err(said)

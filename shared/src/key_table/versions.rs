@@ -11,10 +11,11 @@ use aws_sdk_dynamodb::{
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    CURRENT, Item, KeyWriter, NewKey, PREVIOUS, Record, Status, TableError, failure, key_of, past,
-    primary_key, sealed_row, text,
+    CURRENT, Item, KeyWriter, NewKey, PREVIOUS, Record, SealedRow, Status, TableError, failure,
+    key_of, past, primary_key, sealed_row, text,
 };
 use crate::{
+    config::KeyArn,
     provider::Provider,
     sealing::{CONTEXT_VERSION, FORMAT},
     user::User,
@@ -24,6 +25,17 @@ use crate::{
 const KEPT: Duration = Duration::DAY;
 /// How often a write is tried again because others write the same row.
 const ROUNDS: usize = 5;
+
+/// What of a row that was read must be as it was, for a save or a restore to write over it.
+pub const SAME_REVISION: [&str; 2] = ["kid", "rev"];
+
+/// What a row may be put over.
+enum Over<'a> {
+    Anything,
+    Nothing,
+    /// A row that is still as it was read.
+    Read(&'a Item),
+}
 
 /// A key's row as it stood before a save. No `Debug`: the ciphertext is in it.
 pub struct Before(Option<Item>);
@@ -41,6 +53,7 @@ pub struct Restorable {
     current: Item,
     previous: Item,
     wanted: Record,
+    kms_key: KeyArn,
 }
 
 impl Restorable {
@@ -66,10 +79,9 @@ impl KeyWriter {
         Ok(Before(self.0.get(primary_key(user, provider)).await?))
     }
 
-    /// One write: ciphertext, kid, KMS key and hint change together or not at all, and the key they
-    /// replace goes into its own row in the same `TransactWriteItems` (a `PutItem` where there is
-    /// none). Returns the version, counted from 1. The kid makes it once: an attempt after one whose
-    /// answer was lost finds its own kid and changes nothing.
+    /// One `TransactWriteItems`: ciphertext, kid, KMS key and hint change together or not at all, and
+    /// the key they replace goes into its own row. Returns the version, counted from 1. The kid makes
+    /// it once: an attempt after one whose answer was lost finds its own kid and changes nothing.
     ///
     /// # Errors
     /// [`TableError`]; the old keys are whole.
@@ -91,7 +103,7 @@ impl KeyWriter {
             }
             let row = new_row(user, before.as_ref(), new, now)?;
             let written = match &before {
-                None => self.put_first(row).await,
+                None => self.transact(vec![self.put_of(row, Over::Nothing)?]).await,
                 Some(old) => self.replace(user, new.provider, row, old, None, now).await,
             };
             match written {
@@ -105,14 +117,17 @@ impl KeyWriter {
         Err(TableError::Conflict)
     }
 
-    /// Two `GetItem`s side by side, for [`Self::restore`].
+    /// Two `GetItem`s side by side, for [`Self::restore`]. Only a key under `kms_key`, which seals,
+    /// comes back: one that a rotation has not moved yet could otherwise pass behind it unseen.
     ///
     /// # Errors
-    /// [`TableError::Condition`] when no earlier key is kept at `now`.
+    /// [`TableError::Condition`] when no earlier key is kept at `now`, [`TableError::Conflict`] when
+    /// it is to be moved first.
     pub async fn restorable(
         &self,
         user: &User,
         provider: Provider,
+        kms_key: &KeyArn,
         now: OffsetDateTime,
     ) -> Result<Restorable, TableError> {
         let previous = self.0.get(key_of(user, PREVIOUS, provider));
@@ -125,8 +140,13 @@ impl KeyWriter {
         if kept_until.is_none_or(|at| past(at, now)) {
             return Err(TableError::Condition);
         }
+        let SealedRow { record, sealed } = sealed_row(previous.clone())?;
+        if sealed.key_arn != *kms_key {
+            return Err(TableError::Conflict);
+        }
         Ok(Restorable {
-            wanted: sealed_row(previous.clone())?.record,
+            wanted: record,
+            kms_key: sealed.key_arn,
             current,
             previous,
         })
@@ -163,7 +183,7 @@ impl KeyWriter {
             if let Some(row) = before.filter(|row| row.get("kid") == Some(&kid)) {
                 return Ok(number(&row, "ver"));
             }
-            let again = self.restorable(user, provider, now).await?;
+            let again = self.restorable(user, provider, &keys.kms_key, now).await?;
             let same = |a: &Item, b: &Item| a.get("kid") == b.get("kid");
             if !same(&again.current, &keys.current) || !same(&again.previous, &keys.previous) {
                 return Err(TableError::Condition);
@@ -193,15 +213,6 @@ impl KeyWriter {
         Err(TableError::Conflict)
     }
 
-    async fn put_first(&self, row: Item) -> Result<(), TableError> {
-        let put = self.0.dynamodb.put_item().table_name(&self.0.name);
-        let put = put
-            .set_item(Some(row))
-            .condition_expression("attribute_not_exists(pk)");
-        put.send().await.map_err(|error| failure(&error))?;
-        Ok(())
-    }
-
     /// Puts `row` in the place of `old`, which is kept as the previous one; both only if the rows are
     /// still as they were read.
     async fn replace(
@@ -219,26 +230,33 @@ impl KeyWriter {
         kept.insert("kept_until".to_owned(), text(&until.format(&Rfc3339)?));
         let ttl = AttributeValue::N(until.unix_timestamp().to_string());
         kept.insert("ttl".to_owned(), ttl);
-        let puts = vec![self.put_of(row, Some(old))?, self.put_of(kept, previous)?];
-        self.transact(puts).await
+        let over_previous = previous.map_or(Over::Anything, Over::Read);
+        let puts = [(row, Over::Read(old)), (kept, over_previous)];
+        let puts = puts.map(|(row, over)| self.put_of(row, over));
+        self.transact(puts.into_iter().collect::<Result<_, _>>()?)
+            .await
     }
 
-    /// A `Put` over a row that must still be `read`, where that is given.
-    fn put_of(&self, row: Item, read: Option<&Item>) -> Result<TransactWriteItem, TableError> {
+    fn put_of(&self, row: Item, over: Over<'_>) -> Result<TransactWriteItem, TableError> {
         let mut put = Put::builder().table_name(&self.0.name).set_item(Some(row));
-        if let Some(read) = read {
-            let mut conditions = vec!["attribute_exists(pk)".to_owned()];
-            for name in ["kid", "rev"] {
-                conditions.push(match read.get(name) {
-                    Some(value) => {
-                        put = put.expression_attribute_values(format!(":{name}"), value.clone());
-                        format!("{name}=:{name}")
-                    }
-                    // A damaged row can be saved over, too.
-                    None => format!("attribute_not_exists({name})"),
-                });
+        match over {
+            Over::Anything => {}
+            Over::Nothing => put = put.condition_expression("attribute_not_exists(pk)"),
+            Over::Read(read) => {
+                let mut conditions = vec!["attribute_exists(pk)".to_owned()];
+                for name in SAME_REVISION {
+                    conditions.push(match read.get(name) {
+                        Some(value) => {
+                            put =
+                                put.expression_attribute_values(format!(":{name}"), value.clone());
+                            format!("{name}=:{name}")
+                        }
+                        // A damaged row can be saved over, too.
+                        None => format!("attribute_not_exists({name})"),
+                    });
+                }
+                put = put.condition_expression(conditions.join(" AND "));
             }
-            put = put.condition_expression(conditions.join(" AND "));
         }
         let put = put.build().map_err(|_| TableError::Corrupt("put"))?;
         Ok(TransactWriteItem::builder().put(put).build())
