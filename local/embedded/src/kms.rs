@@ -34,6 +34,8 @@ use tokio::net::TcpListener;
 
 use crate::{REGION, StartError};
 
+/// What KMS' `Encrypt` takes; rustack takes anything.
+const PLAINTEXT_MAX_BYTES: usize = 4_096;
 /// The account rustack answers with.
 const ACCOUNT: &str = "000000000000";
 
@@ -188,6 +190,12 @@ fn usable(store: &KmsStore, key: &str) -> Result<(KmsKey, Vec<u8>), KmsError> {
 }
 
 fn encrypt(store: &KmsStore, input: &EncryptInput) -> Result<EncryptResponse, KmsError> {
+    if !(1..=PLAINTEXT_MAX_BYTES).contains(&input.plaintext.len()) {
+        return Err(KmsError::with_message(
+            KmsErrorCode::ValidationException,
+            "plaintext is 1 to 4096 bytes",
+        ));
+    }
     let (key, bytes) = usable(store, &input.key_id)?;
     let blob = crypto::symmetric_encrypt(
         &key.key_id,

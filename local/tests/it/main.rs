@@ -17,6 +17,7 @@ mod onboarding;
 mod open_keys;
 mod people;
 mod restore;
+mod rotate;
 mod rotation;
 mod server;
 mod wire;
