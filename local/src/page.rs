@@ -14,7 +14,7 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    key_table::{KeyLister, Record, TableError},
+    key_table::{KeyLister, Record, Status, TableError},
     mode::Mode,
     provider::Provider,
 };
@@ -110,19 +110,20 @@ impl Page {
             _ => Vec::new(),
         };
         let saved = |provider| {
-            records
-                .iter()
-                .any(|r: &Record| r.provider() == Some(provider))
+            let mut records = records.iter();
+            records.find(|r: &&Record| r.provider() == Some(provider))
         };
         let row = |&provider: &Provider| {
             let facts = provider.facts();
             let developer = self.developer.as_ref();
             let (class, state) = match developer {
                 None => ("no", "each person's own"),
-                Some(keys) if keys.find(provider).is_some() || saved(provider) => {
-                    ("yes", "has a key")
-                }
-                Some(_) => ("no", "no key"),
+                Some(keys) if keys.find(provider).is_some() => ("yes", "has a key"),
+                Some(_) => match saved(provider).map(|record| record.status) {
+                    Some(Status::Invalid) => ("no", "has a key that its provider refuses"),
+                    Some(_) => ("yes", "has a key"),
+                    None => ("no", "no key"),
+                },
             };
             format!(
                 "<tr><td>{}<td><code>{}</code><td class={class}>{state}",

@@ -648,3 +648,55 @@ pub(crate) fn failure<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TableErro
         code => TableError::Unavailable(code.unwrap_or("no answer").to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAVED_MS: u64 = 1_800_000_000_000;
+
+    fn shown(days: i64, seconds: i64) -> ShownRecord {
+        let kid = Ulid::from_parts(SAVED_MS, 7).to_string();
+        let row = [
+            ("sk", "KEY#gemini"),
+            ("kid", &kid),
+            ("hint", ""),
+            ("status", "active"),
+            ("created_at", "x"),
+            ("updated_at", "x"),
+        ];
+        let mut row: Item = row
+            .map(|(name, value)| (name.to_owned(), text(value)))
+            .into();
+        row.insert("ver".to_owned(), AttributeValue::N("1".to_owned()));
+        row.insert("enabled".to_owned(), AttributeValue::Bool(true));
+        let saved = OffsetDateTime::from_unix_timestamp((SAVED_MS / 1_000) as i64).unwrap();
+        let now = saved + Duration::days(days) + Duration::seconds(seconds);
+        record(row).unwrap().shown(now, 90).unwrap()
+    }
+
+    #[test]
+    fn a_keys_age_counts_from_its_save_and_makes_it_stale_on_the_day() {
+        for (days, seconds, age, stale) in [
+            (0, 0, 0, false),
+            // A clock that is behind.
+            (0, -30, 0, false),
+            (0, 86_399, 0, false),
+            (89, 86_399, 89, false),
+            (90, 0, 90, true),
+            (4_000, 0, 4_000, true),
+        ] {
+            let shown = shown(days, seconds);
+            assert_eq!(
+                (shown.age_days, shown.stale),
+                (Some(age), stale),
+                "{days} {seconds}"
+            );
+            assert!(shown.enabled, "a reminder");
+        }
+        assert_eq!(
+            age_days("env:GEMINI_API_KEY", OffsetDateTime::now_utc()),
+            None
+        );
+    }
+}

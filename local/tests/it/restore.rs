@@ -132,23 +132,6 @@ async fn after_a_day_it_is_gone_whether_or_not_the_row_is() {
 }
 
 #[tokio::test]
-async fn age_and_staleness_are_shown_and_block_nothing() {
-    let functions = InProcess::production().await;
-    save(&functions, PERSON, "AQ.an-old-key-0001").await;
-    let young = key(&functions, PERSON).await;
-    assert_eq!(
-        (&young["age_days"], &young["stale"]),
-        (&json!(0), &json!(false))
-    );
-    let folder = folder();
-    let args = ["--port", "0", "--in-memory"];
-    let server = start(command(folder.path(), &args).env("ROTATE_AFTER_DAYS", "1"));
-    server.save(None, "gemini", "AQ.an-old-key-0001").await;
-    let (_, list) = server.call("GET", KEYS, None, None).await;
-    assert_eq!(list["keys"][0]["stale"], false);
-}
-
-#[tokio::test]
 async fn in_local_mode_the_restored_key_is_the_one_that_is_used() {
     let folder = folder();
     let args = ["--port", "0", "--in-memory", "--stand-in"];
