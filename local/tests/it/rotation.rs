@@ -2,7 +2,14 @@
 
 #![expect(clippy::print_stdout, reason = "a failed run says what repeats it")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_sdk_dynamodb::{
     config::{retry::RetryConfig, timeout::TimeoutConfig},
@@ -14,7 +21,11 @@ use local::{app::App, stand_in::StandIn};
 use rotate_keys::{Deps, handle};
 use serde_json::{Value, json};
 use user_api_keys::{
-    aws::Aws, config::Config, invocation::deadline_in, provider::Provider, sweep::Answer,
+    aws::Aws,
+    config::{Config, Pace},
+    invocation::deadline_in,
+    provider::Provider,
+    sweep::Answer,
 };
 
 use crate::{
@@ -25,7 +36,7 @@ use crate::{
 
 const KEYS: &str = "/api/onboarding/api-keys";
 /// Of each of eight writers.
-const WRITES: usize = 150;
+const WRITES: usize = 250;
 
 /// Services with two KMS keys, and the settings of a deploy's two ends.
 struct Stage {
@@ -93,6 +104,17 @@ fn rewrap(segment: u32, total_segments: u32, cursor: &Value) -> Value {
 
 /// Invocations that work for `slice` each, until the segment is done.
 async fn segment(deps: &Deps, number: u32, total: u32, slice: Duration) -> Vec<Answer> {
+    seen_segment(deps, number, total, slice, |_| {}).await
+}
+
+/// The same, with each answer seen as it comes.
+async fn seen_segment(
+    deps: &Deps,
+    number: u32,
+    total: u32,
+    slice: Duration,
+    see: impl Fn(&Answer),
+) -> Vec<Answer> {
     let mut answers = Vec::new();
     let mut cursor = Value::Null;
     loop {
@@ -104,6 +126,7 @@ async fn segment(deps: &Deps, number: u32, total: u32, slice: Duration) -> Vec<A
             continue;
         };
         cursor = json!(answer.cursor);
+        see(&answer);
         let done = answer.done;
         answers.push(answer);
         if done {
@@ -308,9 +331,12 @@ async fn write(
     let mut random = fastrand::Rng::with_seed(seed);
     let slots: Vec<_> = expected.keys().cloned().collect();
     for _ in 0..WRITES {
-        let slot = &slots[random.usize(..slots.len())];
+        // Most of it goes on among a few, where the jobs have something to meet.
+        let among = if random.u8(..4) == 0 { slots.len() } else { 12 };
+        let slot = &slots[random.usize(..among)];
         let pair = expected.get_mut(slot).unwrap();
-        let functions = &functions[random.usize(..2)];
+        // Mostly with the setting before, so that there is something to move.
+        let functions = &functions[usize::from(random.u8(..4) == 0)];
         let outcome = match random.u8(..4) {
             0 => {
                 *pair = Pair::default();
@@ -366,7 +392,14 @@ async fn two_rotations_that_are_killed_at_random_lose_nothing_that_was_acknowled
     let writers: Vec<_> = writers.into_iter().map(tokio::spawn).collect();
     let mut kills = 0;
     let mut random = fastrand::Rng::with_seed(seed);
-    let deps = Arc::new(Deps::new(&stage.after(), &aws));
+    let slowly = Pace {
+        concurrency: 8,
+        per_second: Some(200),
+    };
+    let mut config = stage.after();
+    config.rotate_pace = slowly;
+    let deps = Arc::new(Deps::new(&config, &aws));
+    let superseded = Arc::new(AtomicU64::new(0));
     let mut rotations: [Option<tokio::task::JoinHandle<()>>; 2] = [None, None];
     while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
         let which = &mut rotations[random.usize(..2)];
@@ -374,26 +407,37 @@ async fn two_rotations_that_are_killed_at_random_lose_nothing_that_was_acknowled
             killed.abort();
             kills += 1;
         }
-        let deps = Arc::clone(&deps);
+        let (deps, superseded) = (Arc::clone(&deps), Arc::clone(&superseded));
         *which = Some(tokio::spawn(async move {
+            let see = |answer: &Answer| {
+                superseded.fetch_add(answer.counts["superseded"], Ordering::Relaxed);
+            };
+            let slice = Duration::from_millis(300);
             loop {
-                pass(&deps, Duration::from_millis(40)).await;
+                tokio::join!(
+                    seen_segment(&deps, 0, 2, slice, see),
+                    seen_segment(&deps, 1, 2, slice, see),
+                );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }));
-        tokio::time::sleep(Duration::from_millis(random.u64(1..200))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(1..1_500))).await;
     }
     rotations
         .into_iter()
         .flatten()
         .for_each(|killed| killed.abort());
-    println!("{kills} kills");
-    assert!(kills > 10, "{kills} kills are few");
+    let superseded = superseded.load(Ordering::Relaxed);
+    println!("{kills} kills, {superseded} superseded");
+    assert!(
+        kills > 10 && superseded > 10,
+        "{kills} {superseded}: no race"
+    );
     let mut all = BTreeMap::new();
     for writer in writers {
         all.extend(writer.await.unwrap());
     }
-    to_the_end(&deps).await;
+    to_the_end(&Deps::new(&stage.after(), &aws)).await;
     let rows = by_kms_key(&stage.services).await;
     assert_eq!(
         rows.keys().collect::<Vec<_>>(),
