@@ -106,21 +106,13 @@ pub async fn rotate(args: &RotateArgs) -> Result<ExitCode, RotateError> {
 }
 
 async fn run(args: &RotateArgs) -> Result<ExitCode, RotateError> {
-    let mut services = match args.keys {
-        Some(keys) => {
-            fill::check(&args.data_dir)?;
-            let services = Embedded::in_folder(&args.data_dir).await?;
-            fill::fill(&services, &config(args, &services)?, keys).await?;
-            services
-        }
-        None => Embedded::in_folder(&args.data_dir).await?,
-    };
+    let mut services = services(args).await?;
     let places = Places::count(&services).await?;
     if args.verify {
         return places.report();
     }
-    let older = services.older_kms_keys.iter();
-    let begun = older.clone().any(|key| !key.retired) || places.left() > 0;
+    let unfinished = services.older_kms_keys.iter().any(|key| !key.retired);
+    let begun = unfinished || places.left() > 0;
     if args.dry_run {
         return dry_run(&places, begun);
     }
@@ -129,27 +121,7 @@ async fn run(args: &RotateArgs) -> Result<ExitCode, RotateError> {
         true => services.retire_older_kms_keys(false)?,
         false => services.new_kms_key()?,
     }
-    let places = Places::count(&services).await?;
-    say(format_args!(
-        "{}: {} keys to move to a new KMS key, {} are there already",
-        if begun { "going on" } else { "rotating" },
-        places.left(),
-        places.current,
-    ))?;
-    let config = config(args, &services)?;
-    let mut config = config;
-    config.rotate_pace = Pace {
-        concurrency: CONCURRENCY,
-        per_second: None,
-    };
-    let aws = Aws::new(&services.dynamodb, &services.kms);
-    let deps = Deps::new(&config, &aws);
-    let started = Instant::now();
-    let outcome = Rotation::new(&deps, args.segments, places.total())
-        .run()
-        .await?;
-    outcome.report(started.elapsed(), places.left())?;
-    if !outcome.complete {
+    if !move_all(args, &services, begun).await? {
         return Ok(ExitCode::from(2));
     }
     let places = Places::count(&services).await?;
@@ -161,6 +133,43 @@ async fn run(args: &RotateArgs) -> Result<ExitCode, RotateError> {
         "no key is left under an older KMS key; it is disabled now"
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The embedded services, filled first where that is asked for.
+async fn services(args: &RotateArgs) -> Result<Embedded, RotateError> {
+    let Some(keys) = args.keys else {
+        return Ok(Embedded::in_folder(&args.data_dir).await?);
+    };
+    fill::check(&args.data_dir)?;
+    let services = Embedded::in_folder(&args.data_dir).await?;
+    fill::fill(&services, &config(args, &services)?, keys).await?;
+    Ok(services)
+}
+
+/// Runs the job to its end; whether it is complete.
+async fn move_all(
+    args: &RotateArgs,
+    services: &Embedded,
+    begun: bool,
+) -> Result<bool, RotateError> {
+    let places = Places::count(services).await?;
+    say(format_args!(
+        "{}: {} keys to move to a new KMS key, {} are there already",
+        if begun { "going on" } else { "rotating" },
+        places.left(),
+        places.current,
+    ))?;
+    let mut config = config(args, services)?;
+    config.rotate_pace = Pace {
+        concurrency: CONCURRENCY,
+        per_second: None,
+    };
+    let deps = Deps::new(&config, &Aws::new(&services.dynamodb, &services.kms));
+    let started = Instant::now();
+    let rotation = Rotation::new(&deps, args.segments, places.total());
+    let outcome = rotation.run().await?;
+    outcome.report(started.elapsed(), places.left())?;
+    Ok(outcome.complete)
 }
 
 /// The environment's settings, for jobs that nobody calls.
