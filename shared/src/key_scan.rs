@@ -221,7 +221,7 @@ impl KeyScanner {
         Self { dynamodb, table }
     }
 
-    /// One strongly consistent `Scan` of at most [`PAGE`] rows.
+    /// One strongly consistent `Scan` of at most 500 rows.
     ///
     /// # Errors
     /// [`TableError`]
