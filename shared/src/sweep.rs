@@ -26,6 +26,8 @@ use crate::{
 pub(crate) const RESERVE: Duration = Duration::from_secs(15);
 /// For one row; whatever is under way when the reserve begins is over before it ends.
 const ROW: Duration = Duration::from_secs(12);
+/// Longest wait for a turn: well within the time for a row.
+const WAIT_MAX_S: u16 = 3;
 /// Rows that an answer and the log name; the others are counted.
 const NAMED_MAX: usize = 20;
 
@@ -247,10 +249,38 @@ impl Turns {
         }))
     }
 
+    /// How many of `concurrency` may wait for their turn at once, so that none waits for long.
+    #[must_use]
+    pub fn abreast(concurrency: u16, per_second: Option<u16>) -> u16 {
+        per_second.map_or(concurrency, |turns| {
+            concurrency.min(turns.max(1).saturating_mul(WAIT_MAX_S))
+        })
+    }
+
     /// Waits for the next one.
     pub async fn turn(&self) {
         if let Some(interval) = &self.0 {
             interval.lock().await.tick().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_longer_for_a_turn_than_a_row_may_take() {
+        for (concurrency, per_second, abreast) in [
+            (16, None, 16),
+            (16, Some(200), 16),
+            (16, Some(2), 6),
+            (16, Some(1), 3),
+            (1, Some(1), 1),
+            (16, Some(u16::MAX), 16),
+        ] {
+            assert_eq!(Turns::abreast(concurrency, per_second), abreast);
+        }
+        assert!(Duration::from_secs(WAIT_MAX_S.into()) < ROW && ROW < RESERVE);
     }
 }

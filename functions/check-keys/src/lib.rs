@@ -106,7 +106,7 @@ pub async fn handle_at(
         deploy_env: &deps.deploy_env,
         scanner: &deps.scanner,
         fields: Fields::Record,
-        concurrency: CONCURRENCY,
+        concurrency: Turns::abreast(CONCURRENCY, Some(deps.per_second)),
         outcomes: &[VALID, INVALID, UNKNOWN, SKIPPED, SUPERSEDED],
     };
     let each = |invoked: Arc<Invoked<Job>>, row: Arc<Row>| async move {

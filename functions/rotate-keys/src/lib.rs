@@ -73,7 +73,7 @@ pub async fn handle(
         deploy_env: &deps.deploy_env,
         scanner: &deps.scanner,
         fields: Fields::Sealed,
-        concurrency: deps.pace.concurrency,
+        concurrency: Turns::abreast(deps.pace.concurrency, deps.pace.per_second),
         outcomes: &[REWRAPPED, SUPERSEDED, SKIPPED],
     };
     let each = |invoked: Arc<Invoked<Job>>, row: Arc<Row>| async move {

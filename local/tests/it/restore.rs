@@ -63,6 +63,13 @@ async fn the_key_that_was_replaced_comes_back_and_so_does_the_other_one() {
         (&first["hint"], &first["previous"]["hint"]),
         (&json!("0001"), &json!("0002"))
     );
+    // DynamoDB deletes by `ttl`: it is on the row of the one that was replaced, and on no key in use.
+    for row in functions.rows(PERSON).await {
+        let expires = row.contains("\"ttl\"") || row.contains("kept_until");
+        if row.contains("\"ct\"") {
+            assert_eq!(expires, row.contains("PREV#gemini"), "{row}");
+        }
+    }
     // A second try of the same restore does not undo it.
     let named = [("if-match", "\"2\"")];
     let (status, _) = functions.call("POST", RESTORE, PERSON, &named, None).await;
