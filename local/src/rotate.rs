@@ -33,8 +33,8 @@ use crate::{serve, token};
 
 /// Passes after which rows that still do not move are somebody's work. As in `rotation.asl.json`.
 const PASSES: u32 = 5;
-/// Tries of one invocation. As in `rotation.asl.json`.
-const TRIES: u32 = 4;
+/// Seconds before an invocation that failed is tried again; the state machine has more patience.
+const WAITS_S: [u64; 3] = [1, 2, 4];
 /// How long one invocation works before it answers with a cursor.
 const SLICE: Duration = Duration::from_secs(1);
 /// SQLite takes one write at a time, so more of them wait only.
@@ -121,7 +121,7 @@ async fn run(args: &RotateArgs) -> Result<ExitCode, RotateError> {
         true => services.retire_older_kms_keys(false)?,
         false => services.new_kms_key()?,
     }
-    if !move_all(args, &services, begun).await? {
+    if !move_all(args, &services, &places, begun).await? {
         return Ok(ExitCode::from(2));
     }
     let places = Places::count(&services).await?;
@@ -146,18 +146,19 @@ async fn services(args: &RotateArgs) -> Result<Embedded, RotateError> {
     Ok(services)
 }
 
-/// Runs the job to its end; whether it is complete.
+/// Runs the job to its end; whether it is complete. `places` is where keys were before it began.
 async fn move_all(
     args: &RotateArgs,
     services: &Embedded,
+    places: &Places,
     begun: bool,
 ) -> Result<bool, RotateError> {
-    let places = Places::count(services).await?;
+    let (word, to_move, there) = match begun {
+        true => ("going on", places.left(), places.current),
+        false => ("rotating", places.total(), 0),
+    };
     say(format_args!(
-        "{}: {} keys to move to a new KMS key, {} are there already",
-        if begun { "going on" } else { "rotating" },
-        places.left(),
-        places.current,
+        "{word}: {to_move} keys to move to a new KMS key, {there} are there already"
     ))?;
     let mut config = config(args, services)?;
     config.rotate_pace = Pace {
@@ -168,7 +169,7 @@ async fn move_all(
     let started = Instant::now();
     let rotation = Rotation::new(&deps, args.segments, places.total());
     let outcome = rotation.run().await?;
-    outcome.report(started.elapsed(), places.left())?;
+    outcome.report(started.elapsed(), to_move)?;
     Ok(outcome.complete)
 }
 
@@ -391,21 +392,21 @@ impl<'a> Rotation<'a> {
         }
     }
 
-    /// Tries again after 1, 2 and 4 s.
+    /// Tries again after each of [`WAITS_S`].
     async fn invoke(&self, event: Value) -> Result<Answer, RotateError> {
-        let mut wait = Duration::from_secs(1);
-        for attempt in 1.. {
+        let mut waits = WAITS_S.map(Duration::from_secs).into_iter();
+        loop {
             let mut context = Context::default();
             context.request_id = ulid::Ulid::new().to_string();
             context.deadline = deadline_in(SLICE);
             match handle(self.deps, Some(&context), event.clone()).await {
                 Ok(answer) => return Ok(answer),
-                Err(problem) if attempt == TRIES => return Err(job(&problem)),
-                Err(_) => tokio::time::sleep(wait).await,
+                Err(problem) => match waits.next() {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => return Err(job(&problem)),
+                },
             }
-            wait *= 2;
         }
-        Err(RotateError::Job("no attempt".to_owned()))
     }
 }
 

@@ -121,13 +121,7 @@ impl Sealer {
         if answer.key_id() != Some(self.key_arn.as_str()) {
             return Err(SealingError::Unexpected("another KMS key answered"));
         }
-        let ciphertext = answer
-            .ciphertext_blob
-            .ok_or(SealingError::Unexpected("no ciphertext"))?;
-        Ok(Sealed {
-            ciphertext: ciphertext.into_inner(),
-            key_arn: self.key_arn.clone(),
-        })
+        sealed_under(&self.key_arn, answer.ciphertext_blob)
     }
 }
 
@@ -167,11 +161,7 @@ impl Opener {
         if !self.providers.contains(&binding.provider) {
             return Err(SealingError::NotGranted(binding.provider));
         }
-        if !self.allowed.contains(&sealed.key_arn) {
-            return Err(SealingError::DoesNotOpen(
-                "KMS key is not on the configured list",
-            ));
-        }
+        listed(&self.allowed, sealed)?;
         let answer = self
             .kms
             .decrypt()
@@ -232,11 +222,7 @@ impl Rewrapper {
         sealed: &Sealed,
         binding: &Binding<'_>,
     ) -> Result<Sealed, SealingError> {
-        if !self.from.contains(&sealed.key_arn) {
-            return Err(SealingError::DoesNotOpen(
-                "KMS key is not on the configured list",
-            ));
-        }
+        listed(&self.from, sealed)?;
         let context = context(&self.deploy_env, binding);
         let answer = self
             .kms
@@ -253,14 +239,27 @@ impl Rewrapper {
         if keys != (Some(sealed.key_arn.as_str()), Some(self.to.as_str())) {
             return Err(SealingError::Unexpected("another KMS key answered"));
         }
-        let ciphertext = answer
-            .ciphertext_blob
-            .ok_or(SealingError::Unexpected("no ciphertext"))?;
-        Ok(Sealed {
-            ciphertext: ciphertext.into_inner(),
-            key_arn: self.to.clone(),
-        })
+        sealed_under(&self.to, answer.ciphertext_blob)
     }
+}
+
+/// Only KMS keys of the configuration are asked to open anything.
+fn listed(keys: &[KeyArn], sealed: &Sealed) -> Result<(), SealingError> {
+    match keys.contains(&sealed.key_arn) {
+        true => Ok(()),
+        false => Err(SealingError::DoesNotOpen(
+            "KMS key is not on the configured list",
+        )),
+    }
+}
+
+/// What KMS answered to `Encrypt` or `ReEncrypt` under this key.
+fn sealed_under(key_arn: &KeyArn, ciphertext: Option<Blob>) -> Result<Sealed, SealingError> {
+    let ciphertext = ciphertext.ok_or(SealingError::Unexpected("no ciphertext"))?;
+    Ok(Sealed {
+        ciphertext: ciphertext.into_inner(),
+        key_arn: key_arn.clone(),
+    })
 }
 
 /// Sorts KMS failures by their code alone; messages may name ARNs and are dropped.

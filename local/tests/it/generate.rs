@@ -92,6 +92,12 @@ fn at(base_url: &str, folder: &tempfile::TempDir) -> Server {
     start(clerk(command.env("GEMINI_BASE_URL", base_url)))
 }
 
+/// PERSON asks for this, and the answer has that status.
+async fn has_status(server: &Server, body: &Value, status: u16) {
+    let answer = ask(server, PERSON, body.clone()).await;
+    assert_eq!(answer.status(), status, "{body}");
+}
+
 #[tokio::test]
 async fn every_provider_streams_its_words_and_says_what_paid() {
     let folder = folder();
@@ -386,11 +392,7 @@ async fn research_quotes_its_sources_in_order_and_is_paid_by_ones_own_exa_key() 
         json!([true]),
     ] {
         let body = json!({"prompt": "otters", "research": research});
-        assert_eq!(
-            ask(&server, PERSON, body.clone()).await.status(),
-            400,
-            "{body}"
-        );
+        has_status(&server, &body, 400).await;
     }
 }
 
@@ -513,11 +515,7 @@ async fn only_ones_own_other_credential_steps_in_and_only_when_asked_to() {
         json!(vec![json!({"provider": "openai"}); 4]),
     ] {
         let body = json!({"prompt": "x", "fallback": fallback});
-        assert_eq!(
-            ask(&server, PERSON, body.clone()).await.status(),
-            400,
-            "{body}"
-        );
+        has_status(&server, &body, 400).await;
     }
 }
 
@@ -557,11 +555,7 @@ async fn a_list_of_models_is_obeyed() {
         (json!({"prompt": "x", "model": "gemini-a"}), 200),
         (json!({"prompt": "x", "model": "gemini-z"}), 400),
     ] {
-        assert_eq!(
-            ask(&server, PERSON, body.clone()).await.status(),
-            status,
-            "{body}"
-        );
+        has_status(&server, &body, status).await;
     }
 }
 

@@ -613,9 +613,9 @@ async fn a_poisoned_row_and_a_disabled_kms_key_are_named_and_no_success_is_claim
         .unwrap();
     assert!(!half.done);
     stage.disable(&stage.old).await;
-    let mut event = rewrap(0, 1, &json!(half.cursor));
-    event["cursor"] = json!(half.cursor);
-    let rest = handle(&deps, None, event).await.unwrap();
+    let rest = handle(&deps, None, rewrap(0, 1, &json!(half.cursor)))
+        .await
+        .unwrap();
     assert!(rest.done && rest.counts["failed"] > 0, "{rest:?}");
     assert_eq!(rest.counts["rewrapped"], 0);
     let disabled = rest

@@ -88,11 +88,10 @@ impl KeyWriter {
     pub async fn save(
         &self,
         user: &User,
-        before: Before,
+        Before(mut before): Before,
         new: &NewKey<'_>,
         now: OffsetDateTime,
     ) -> Result<u64, TableError> {
-        let Before(mut before) = before;
         for _ in 0..ROUNDS {
             let version = before.as_ref().map(|row| number(row, "ver"));
             if before.as_ref().and_then(|row| row.get("kid")) == Some(&text(new.kid)) {
@@ -161,13 +160,12 @@ impl KeyWriter {
         &self,
         user: &User,
         provider: Provider,
-        keys: Restorable,
+        mut keys: Restorable,
         now: OffsetDateTime,
     ) -> Result<u64, TableError> {
-        let mut keys = keys;
         let kid = text(&keys.wanted.kid);
         for _ in 0..ROUNDS {
-            let version = number(&keys.current, "ver") + 1;
+            let version = keys.version() + 1;
             let row = restored_row(user, provider, &keys, now)?;
             let both = Some(&keys.previous);
             match self
