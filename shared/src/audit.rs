@@ -3,14 +3,17 @@
 //! A record is written before a key is used; what then fails leaves a second record that says so.
 //! Records name keys and never hold one.
 
-use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use aws_sdk_dynamodb::{
+    Client,
+    types::{AttributeValue, Select},
+};
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::{
-    key_table::{TableError, failure, partition, text},
+    key_table::{TableError, failure, partition, projection, text},
     provider::Provider,
     user::User,
 };
@@ -18,6 +21,19 @@ use crate::{
 /// How long a record is kept.
 const KEPT: Duration = Duration::days(90);
 const PREFIX: &str = "AUDIT#";
+/// What is read of a record; nothing else in the table may come along.
+const SHOWN: &[&str] = &[
+    "sk",
+    "ttl",
+    "at",
+    "action",
+    "provider",
+    "kid",
+    "purpose",
+    "function",
+    "request_id",
+    "outcome",
+];
 
 /// What was done with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,6 +248,7 @@ impl AuditReader {
     ) -> Result<Page, TableError> {
         // '$' sorts after '#', so this is past every record.
         let before = cursor.map_or("AUDIT$".to_owned(), |id| format!("{PREFIX}{id}"));
+        let (shown, names) = projection(SHOWN);
         let answer = self
             .dynamodb
             .query()
@@ -240,6 +257,9 @@ impl AuditReader {
             .expression_attribute_values(":pk", partition(user))
             .expression_attribute_values(":from", text(PREFIX))
             .expression_attribute_values(":before", text(&before))
+            .select(Select::SpecificAttributes)
+            .projection_expression(shown)
+            .set_expression_attribute_names(Some(names))
             .scan_index_forward(false)
             // The cursor's own record, the page, and one more to see whether there is more.
             .limit(i32::from(limit) + 1 + i32::from(cursor.is_some()))

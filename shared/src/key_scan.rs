@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::{
     Client,
     operation::update_item::UpdateItemError,
     primitives::Blob,
-    types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
+    types::{AttributeValue, ReturnValuesOnConditionCheckFailure, Select},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -236,6 +236,8 @@ impl KeyScanner {
             .scan()
             .table_name(&self.table)
             .consistent_read(true)
+            // The role demands it: no more than these attributes.
+            .select(Select::SpecificAttributes)
             .limit(PAGE)
             .set_exclusive_start_key(after.map(Cursor::key))
             .expression_attribute_values(":current", text(CURRENT));

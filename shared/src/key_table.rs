@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
     operation::update_item::builders::UpdateItemFluentBuilder,
-    types::{AttributeValue, ReturnValue},
+    types::{AttributeValue, ReturnValue, Select},
 };
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime, Time, format_description::well_known::Rfc3339};
@@ -304,6 +304,16 @@ pub struct KeyLister(Table);
 #[derive(Debug, Clone)]
 pub struct KeyMarker(Table);
 
+/// A projection that names every attribute through an alias, since many are DynamoDB's own words.
+pub(crate) fn projection(attributes: &[&str]) -> (String, HashMap<String, String>) {
+    let aliases: Vec<_> = attributes.iter().map(|name| format!("#{name}")).collect();
+    let names = attributes.iter().map(|name| (*name).to_owned());
+    (
+        aliases.join(", "),
+        aliases.iter().cloned().zip(names).collect(),
+    )
+}
+
 pub(crate) fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
@@ -440,6 +450,8 @@ impl KeyLister {
             .query()
             .table_name(&self.0.name)
             .key_condition_expression("pk = :pk AND sk BETWEEN :first AND :last")
+            // Said in words, since the role demands it: without it ciphertexts would come along.
+            .select(Select::SpecificAttributes)
             .projection_expression(RECORD)
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":pk", partition(user))

@@ -29,6 +29,8 @@ pub const STEPS: [(&str, &str); 6] = [
 /// What all steps together may keep, in bytes of JSON.
 pub const DATA_MAX_BYTES: usize = 64 * 1024;
 const SESSION: &str = "SESSION";
+/// Every attribute of a [`Session`].
+const STORED: &str = "session_id, rev, current_step, started_at, updated_at, completed_at, steps";
 /// How often a change is tried again after another one got in before it.
 const ATTEMPTS: usize = 5;
 /// Names under which front ends send keys along; never kept, wherever they stand.
@@ -316,6 +318,8 @@ impl Sessions {
             .table_name(&self.table)
             .key("pk", partition(user))
             .key("sk", text(SESSION))
+            // The role demands it: a row with a ciphertext would come without it.
+            .projection_expression(STORED)
             .consistent_read(true)
             .send()
             .await

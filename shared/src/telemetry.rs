@@ -34,6 +34,7 @@ const OURS: &[&str] = &[
     "check_keys",
     "local",
 ];
+/// With the stack's name behind it: several stacks of one account do not mix.
 const NAMESPACE: &str = "user-api-keys";
 
 /// A release that could write what the SDK says of bodies does not build.
@@ -62,7 +63,8 @@ pub fn init(config: &Config) {
     if config.mode == Mode::Local {
         return;
     }
-    if let Ok(collector) = Builder::new().cloudwatch_namespace(NAMESPACE).init() {
+    let namespace = format!("{NAMESPACE}/{}", config.deploy_env);
+    if let Ok(collector) = Builder::new().cloudwatch_namespace(namespace).init() {
         COLLECTOR.set(collector).ok();
         describe_histogram!("latency", Unit::Milliseconds, "from arrival to answer");
         for name in [
@@ -98,8 +100,9 @@ pub(crate) enum Service {
 }
 
 /// Calls of one request, every attempt counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Calls {
+    function: &'static str,
     dynamodb: Cell<u32>,
     kms: Cell<u32>,
 }
@@ -118,6 +121,12 @@ pub(crate) fn calling(service: Service) {
         };
         count.set(count.get() + 1);
     });
+}
+
+/// The function whose request is being worked on, for those who record which one makes which call.
+#[must_use]
+pub fn function() -> Option<&'static str> {
+    CALLS.try_with(|calls| calls.function).ok()
 }
 
 /// A call was throttled, whether or not a later attempt goes through.
@@ -201,7 +210,12 @@ impl Line {
             let calls = CALLS.with(|calls| (calls.dynamodb.get(), calls.kms.get()));
             (done, calls)
         };
-        let (done, calls) = CALLS.scope(Calls::default(), counted).await;
+        let none_yet = Calls {
+            function: self.function,
+            dynamodb: Cell::default(),
+            kms: Cell::default(),
+        };
+        let (done, calls) = CALLS.scope(none_yet, counted).await;
         self.calls.0 += calls.0;
         self.calls.1 += calls.1;
         done

@@ -1,6 +1,9 @@
 //! What a person's own keys were spent on: tokens per day and provider.
 
-use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use aws_sdk_dynamodb::{
+    Client,
+    types::{AttributeValue, Select},
+};
 use serde::{Deserialize, Serialize};
 use time::{Date, Duration, OffsetDateTime};
 use utoipa::ToSchema;
@@ -132,6 +135,8 @@ impl UsageReader {
             .expression_attribute_values(":first", text(&sort(first, "")))
             // '~' sorts after every provider's name.
             .expression_attribute_values(":last", text(&sort(now.date(), "~")))
+            .select(Select::SpecificAttributes)
+            .projection_expression("sk, calls, prompt_tokens, output_tokens")
             .consistent_read(true)
             .send()
             .await

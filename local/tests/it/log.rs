@@ -128,7 +128,7 @@ async fn metrics_have_functions_codes_and_providers_for_dimensions_and_never_a_p
         .filter(|line| line["_aws"].is_object())
     {
         let directive = &line["_aws"]["CloudWatchMetrics"][0];
-        assert_eq!(directive["Namespace"], "user-api-keys");
+        assert_eq!(directive["Namespace"], "user-api-keys/production");
         let known = ["function", "route", "code", "reason", "provider"];
         for dimension in directive["Dimensions"][0].as_array().unwrap() {
             let dimension = dimension.as_str().unwrap();
