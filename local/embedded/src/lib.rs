@@ -2,6 +2,7 @@
 //!
 //! Callers reach them through the ordinary SDK clients, so nothing above knows the difference.
 
+mod calls;
 mod folder;
 mod kms;
 
@@ -16,6 +17,7 @@ use aws_sdk_dynamodb::types::{
 use tokio::net::TcpListener;
 
 use crate::{
+    calls::Recorder,
     folder::Folder,
     kms::{Key, Keys},
 };
@@ -210,6 +212,10 @@ fn dynamodb_client(address: SocketAddr) -> aws_sdk_dynamodb::Client {
         .credentials_provider(aws_sdk_dynamodb::config::Credentials::new(
             "embedded", "embedded", None, None, "embedded",
         ));
+    let config = match Recorder::from_env() {
+        Some(recorder) => config.interceptor(recorder),
+        None => config,
+    };
     aws_sdk_dynamodb::Client::from_conf(config.build())
 }
 
@@ -221,6 +227,10 @@ fn kms_client(address: SocketAddr) -> aws_sdk_kms::Client {
         .credentials_provider(aws_sdk_kms::config::Credentials::new(
             "embedded", "embedded", None, None, "embedded",
         ));
+    let config = match Recorder::from_env() {
+        Some(recorder) => config.interceptor(recorder),
+        None => config,
+    };
     aws_sdk_kms::Client::from_conf(config.build())
 }
 

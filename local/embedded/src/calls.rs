@@ -1,0 +1,222 @@
+//! Which function makes which call, with what IAM would be told of it: `RECORD_CALLS` names a file to
+//! which every new kind of call is added as a line, in the words of `docs/roles.txt`.
+//!
+//! Never records a value, a key, a ciphertext or a person: attributes' names, the shape of a partition
+//! key, the purpose and the provider of an encryption context. Calls of Local mode's one developer are
+//! left out, since no role is theirs.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs::File,
+    io::Write as _,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use aws_sdk_dynamodb::{
+    config::{
+        ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextRef,
+    },
+    error::BoxError,
+};
+use serde_json::Value;
+use user_api_keys::telemetry;
+
+/// Words of DynamoDB's expressions that are no attribute.
+const WORDS: &[&str] = &[
+    "ADD", "AND", "BETWEEN", "DELETE", "IN", "NOT", "OR", "REMOVE", "SET",
+];
+
+/// Adds new kinds of calls to a file.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    file: PathBuf,
+    seen: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Recorder {
+    /// A recorder, where `RECORD_CALLS` asks for one.
+    pub(crate) fn from_env() -> Option<Self> {
+        Some(Self {
+            file: std::env::var_os("RECORD_CALLS")?.into(),
+            seen: Arc::default(),
+        })
+    }
+
+    fn add(&self, line: String) -> std::io::Result<()> {
+        let new = self
+            .seen
+            .lock()
+            .is_ok_and(|mut seen| seen.insert(line.clone()));
+        if new {
+            let mut file = File::options().create(true).append(true).open(&self.file)?;
+            file.write_all(format!("{line}\n").as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl Intercept for Recorder {
+    fn name(&self) -> &'static str {
+        "recorder"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(function) = telemetry::function() else {
+            return Ok(());
+        };
+        let request = context.request();
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let body = request.body().bytes().unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default();
+        for call in calls(operation, &serde_json::from_slice(body)?) {
+            self.add(format!("{call} : {function}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What IAM decides about one request: a transaction is as many calls as it has parts, a `ReEncrypt`
+/// is two.
+fn calls(operation: &str, body: &Value) -> Vec<String> {
+    let kms = |action: &str, which: &str, context: &str| {
+        let context = &body[context];
+        let text = |name: &str| context[name].as_str().unwrap_or("-").to_owned();
+        let local = text("user_id") == "local";
+        let (purpose, provider) = (text("purpose"), text("provider"));
+        let call =
+            format!("kms:{action} key={which} purpose={purpose} env=ours provider={provider}");
+        (!local).then_some(call)
+    };
+    match operation {
+        "Encrypt" => Vec::from_iter(kms("Encrypt", "sealing", "EncryptionContext")),
+        "Decrypt" => Vec::from_iter(kms("Decrypt", "opening", "EncryptionContext")),
+        "ReEncrypt" => [
+            kms("ReEncryptFrom", "opening", "SourceEncryptionContext"),
+            kms("ReEncryptTo", "sealing", "DestinationEncryptionContext"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        "TransactWriteItems" => {
+            let parts = body["TransactItems"].as_array();
+            let parts = parts.into_iter().flatten().filter_map(Value::as_object);
+            let named = parts.flat_map(|part| part.iter());
+            named
+                .filter_map(|(kind, part)| {
+                    let call = item_call(&format!("{kind}Item"), part)?;
+                    Some(format!("{call} within=TransactWriteItems"))
+                })
+                .collect()
+        }
+        _ => Vec::from_iter(item_call(operation, body)),
+    }
+}
+
+fn item_call(action: &str, body: &Value) -> Option<String> {
+    let whole = &body["Key"]["pk"]["S"];
+    let partition = [whole, &body["Item"]["pk"]["S"]];
+    let partition = partition.into_iter().find_map(Value::as_str);
+    let partition = partition.or_else(|| body["ExpressionAttributeValues"][":pk"]["S"].as_str());
+    if partition == Some("USER#local") {
+        return None;
+    }
+    let mut call = format!("dynamodb:{action}");
+    if let Some(partition) = partition {
+        // Whose it is says nothing more than that it is a person's.
+        let shape = match partition.starts_with("USER#user_") {
+            true => "USER#user_x",
+            false => partition,
+        };
+        call.push_str(&format!(" pk={shape}"));
+    }
+    let mut attributes: BTreeSet<String> = BTreeSet::new();
+    for name in ["Item", "Key"] {
+        let item = body[name].as_object().into_iter().flatten();
+        attributes.extend(item.map(|(name, _)| name.clone()));
+    }
+    for (name, expression) in body.as_object()? {
+        if name.ends_with("Expression") {
+            let words = names(expression.as_str()?, &body["ExpressionAttributeNames"]);
+            attributes.extend(words);
+        }
+    }
+    let reads = matches!(action, "GetItem" | "Query" | "Scan");
+    let projected = body["ProjectionExpression"].is_string();
+    if reads {
+        let select = match projected {
+            true => "SPECIFIC_ATTRIBUTES",
+            false => "ALL_ATTRIBUTES",
+        };
+        call.push_str(&format!(
+            " select={}",
+            body["Select"].as_str().unwrap_or(select)
+        ));
+    }
+    if !reads || projected {
+        let attributes = Vec::from_iter(attributes).join(",");
+        call.push_str(&format!(" attributes={attributes}"));
+    }
+    if let Some(returned) = body["ReturnValues"].as_str() {
+        call.push_str(&format!(" return={returned}"));
+    }
+    Some(call)
+}
+
+/// Attributes that an expression names.
+fn names<'a>(expression: &'a str, aliases: &'a Value) -> impl Iterator<Item = String> + 'a {
+    let part = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '#' | ':'));
+    let words = expression.split_inclusive(part);
+    words.filter_map(move |word| {
+        // A name before a bracket is a function's.
+        let name = word.trim_end_matches(part);
+        let function = word.ends_with('(');
+        let other = name.is_empty() || name.starts_with(':') || WORDS.contains(&name);
+        let attribute = aliases[name].as_str().unwrap_or(name);
+        (!function && !other).then(|| attribute.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_recorded_call_names_attributes_and_neither_values_nor_people() {
+        let update = json!({"Key": {"pk": {"S": "USER#user_2abcDEF9"}, "sk": {"S": "KEY#gemini"}},
+            "UpdateExpression": "SET n = if_not_exists(n, :zero) + :one, #ttl = :ttl REMOVE gone",
+            "ConditionExpression": "attribute_not_exists(rev) OR kid<:limit",
+            "ExpressionAttributeNames": {"#ttl": "ttl"}, "ReturnValues": "UPDATED_NEW",
+            "ExpressionAttributeValues": {":limit": {"S": "secret"}}});
+        assert_eq!(
+            calls("UpdateItem", &update),
+            [
+                "dynamodb:UpdateItem pk=USER#user_x attributes=gone,kid,n,pk,rev,sk,ttl \
+              return=UPDATED_NEW"
+            ]
+        );
+        let moved = json!({"SourceEncryptionContext": {"purpose": "user-api-key", "provider": "exa"},
+            "DestinationEncryptionContext": {"user_id": "user_2abcDEF9"}, "CiphertextBlob": "c2VjcmV0"});
+        assert_eq!(
+            calls("ReEncrypt", &moved),
+            [
+                "kms:ReEncryptFrom key=opening purpose=user-api-key env=ours provider=exa",
+                "kms:ReEncryptTo key=sealing purpose=- env=ours provider=-",
+            ]
+        );
+        let local = json!({"Key": {"pk": {"S": "USER#local"}, "sk": {"S": "SESSION"}}});
+        assert!(calls("GetItem", &local).is_empty());
+        let put = json!({"TransactItems": [{"Put": {"Item": {"pk": {"S": "USER#user_a"}, "ct": {"B": "c2VjcmV0"}}}}]});
+        assert_eq!(
+            calls("TransactWriteItems", &put),
+            ["dynamodb:PutItem pk=USER#user_x attributes=ct,pk within=TransactWriteItems"]
+        );
+    }
+}
