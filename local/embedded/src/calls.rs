@@ -1,5 +1,5 @@
 //! Which function makes which call, with what IAM would be told of it: `RECORD_CALLS` names a file to
-//! which every new kind of call is added as a line, in the words of `docs/roles.txt`.
+//! which every new kind of call is added as a line, in the words of `roles/roles.txt`.
 //!
 //! Never records a value, a key, a ciphertext or a person: attributes' names, the shape of a partition
 //! key, the purpose and the provider of an encryption context. Calls of Local mode's one developer are

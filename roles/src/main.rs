@@ -1,5 +1,5 @@
-//! Holds the roles and key policies of the template against `docs/roles.txt`:
-//! `cargo run --example roles -- <roles.json of scripts/roles.py> <docs/roles.txt> <recorded calls>`.
+//! Holds the roles and key policies of the template against `roles.txt`:
+//! `roles <what template.py prints> <roles.txt> <recorded calls>`.
 //!
 //! Decides every line for every function with an IAM policy engine; then every call that the tests
 //! recorded. Then widens the policies, one action, one resource, one value or one condition at a time,
@@ -19,37 +19,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 type Error = Box<dyn std::error::Error>;
+/// What IAM is told of a call, by condition key.
+type Told = HashMap<String, ContextValue>;
 
 const ACCOUNT: &str = "111122223333";
 const ADMINISTRATOR: &str = "administrator";
-/// What is added to a list of a condition, one at a time.
-const OTHER_VALUES: &[(&str, &[&str])] = &[
-    ("dynamodb:Attributes", &["ct", "hint", "cmk", "enabled"]),
-    ("dynamodb:ReturnValues", &["ALL_OLD", "ALL_NEW"]),
-    ("dynamodb:Select", &["ALL_ATTRIBUTES"]),
-    ("dynamodb:LeadingKeys", &["USER#local", "*"]),
-    ("kms:EncryptionContext:purpose", &["something-else"]),
-    ("kms:EncryptionContext:env", &["other"]),
-    (
-        "kms:EncryptionContext:provider",
-        &[
-            "gemini",
-            "openai",
-            "anthropic",
-            "mistral",
-            "exa",
-            "copilotkit",
-            "tavily",
-            "firecrawl",
-            "serper",
-        ],
-    ),
-    (
-        "aws:PrincipalArn",
-        &["arn:aws:iam::111122223333:role/keys-test/onboarding/*"],
-    ),
-];
-
 #[derive(Deserialize)]
 struct Role {
     arn: String,
@@ -84,6 +58,8 @@ struct Expected {
     roles: Vec<Line>,
     key_policy: Vec<Line>,
     services: BTreeSet<String>,
+    /// Condition keys with values that are added to them, one at a time.
+    others: Vec<(String, Vec<String>)>,
 }
 
 fn read(text: &str, functions: &BTreeSet<String>) -> Result<Expected, Error> {
@@ -98,6 +74,10 @@ fn read(text: &str, functions: &BTreeSet<String>) -> Result<Expected, Error> {
             section = line;
         } else if section == "[services]" {
             expected.services.insert(line.to_owned());
+        } else if let Some(others) = line.strip_prefix("other ") {
+            let (key, values) = others.split_once(' ').ok_or("a key without other values")?;
+            let values = values.trim().split(',').map(str::to_owned).collect();
+            expected.others.push((key.to_owned(), values));
         } else if let Some(set) = line.strip_prefix("set ") {
             let (name, of) = set.split_once(' ').ok_or("a set without attributes")?;
             sets.push((format!("${name}"), of.trim().to_owned()));
@@ -152,10 +132,7 @@ fn parse(
 impl Line {
     /// The resources that the call may be about, with what IAM is told; none where the stack as it is
     /// set has no such KMS key.
-    fn requests(
-        &self,
-        stack: &Stack,
-    ) -> Result<Vec<(String, HashMap<String, ContextValue>)>, Error> {
+    fn requests(&self, stack: &Stack) -> Result<Vec<(String, Told)>, Error> {
         let mut context = HashMap::new();
         let text = |value: &str| ContextValue::String(value.to_owned());
         let list =
@@ -235,7 +212,7 @@ fn allowed(
     sides: Sides,
     identity: &[PolicyDocument],
     key_policy: Option<&PolicyDocument>,
-    (action, resource, context): (&str, &str, &HashMap<String, ContextValue>),
+    (action, resource, context): (&str, &str, &Told),
 ) -> bool {
     let mut context = context.clone();
     context.insert(
@@ -406,7 +383,7 @@ fn matters(
     stack: &Stack,
     lines: &[Line],
     action: &str,
-    decide: impl Fn(&str, &HashMap<String, ContextValue>) -> Result<bool, Error>,
+    decide: impl Fn(&str, &Told) -> Result<bool, Error>,
 ) -> Result<bool, Error> {
     let (service, name) = action.split_once(':').unwrap_or_default();
     let reads = matches!(name, "GetItem" | "BatchGetItem" | "Query" | "Scan");
@@ -414,7 +391,7 @@ fn matters(
         let told = |name| line.told.contains_key(name);
         let possible = line.action.starts_with(service)
             && !(reads && (told("return") || told("within")))
-            && !(!reads && told("select"))
+            && (reads || !told("select"))
             && !(name == "Scan" && told("pk"));
         if possible {
             for (resource, context) in line.requests(stack)? {
@@ -428,7 +405,11 @@ fn matters(
 }
 
 /// Every policy that is a little wider.
-fn widened(policies: &[Value], actions: &BTreeSet<String>) -> Vec<Wider> {
+fn widened(
+    policies: &[Value],
+    actions: &BTreeSet<String>,
+    others: &[(String, Vec<String>)],
+) -> Vec<Wider> {
     let mut all = Vec::new();
     for (p, policy) in policies.iter().enumerate() {
         let of = policy["Statement"]
@@ -475,17 +456,13 @@ fn widened(policies: &[Value], actions: &BTreeSet<String>) -> Vec<Wider> {
                             keys.remove(key);
                         }
                     });
-                    let others = OTHER_VALUES
+                    let others = others
                         .iter()
                         .filter(|(name, _)| name == key && operator != "Null");
                     let others = others.flat_map(|(_, others)| others.iter());
-                    for other in
-                        others.filter(|other| !list(values).iter().any(|value| value == **other))
-                    {
-                        let more: Vec<_> = list(values)
-                            .into_iter()
-                            .chain([(*other).to_owned()])
-                            .collect();
+                    for other in others.filter(|other| !list(values).contains(other)) {
+                        let more: Vec<_> =
+                            list(values).into_iter().chain([other.clone()]).collect();
                         add(format!("{key} may be {other}"), None, &|statement| {
                             statement["Condition"][operator][key] = json!(more);
                         });
@@ -581,7 +558,7 @@ fn main() -> Result<ExitCode, Error> {
                 }
             }
             let before = documents(&role.policies)?;
-            for wider in widened(&role.policies, &known(&expected.roles)) {
+            for wider in widened(&role.policies, &known(&expected.roles), &expected.others) {
                 let after = documents(&wider.policies)?;
                 let decide = |action: &str, resource: &str, context: &HashMap<_, _>| {
                     let call = (action, resource, context);
@@ -634,7 +611,11 @@ fn main() -> Result<ExitCode, Error> {
             let before = document(policy)?;
             let everything = documents(&everything)?;
             let principals: Vec<_> = stack.functions().values().map(|role| &role.arn).collect();
-            for wider in widened(std::slice::from_ref(policy), &known(&expected.key_policy)) {
+            for wider in widened(
+                std::slice::from_ref(policy),
+                &known(&expected.key_policy),
+                &expected.others,
+            ) {
                 let changed = wider.policies.into_iter().next().unwrap_or_default();
                 let after = document(&changed)?;
                 let decide = |action: &str, resource: &str, context: &HashMap<_, _>| {
@@ -643,7 +624,7 @@ fn main() -> Result<ExitCode, Error> {
                         allowed(arn, Sides::Both, &everything, Some(policy), call)
                     };
                     let now = |arn: &&String| may(arn, &after) && !may(arn, &before);
-                    Ok(principals.iter().any(|arn| now(arn)))
+                    Ok(principals.iter().any(now))
                 };
                 if let Some(action) = &wider.added
                     && !matters(stack, &expected.key_policy, action, |r, c| {

@@ -1,4 +1,4 @@
-"""The roles and key policies of template.yaml, as CloudFormation would make them, for local/examples/roles.rs.
+"""The roles and key policies of template.yaml, as CloudFormation would make them.
 
 Transforms the template with SAM's own translator, then puts values in the place of CloudFormation's
 functions, once for each way in which the KMS keys can be set. Prints JSON.
