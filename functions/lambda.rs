@@ -182,24 +182,19 @@ impl Lambda {
         writer.save(&user, before, &new, now).await.unwrap();
     }
 
-    /// One request through API Gateway's event, and what the runtime answers to it.
-    pub(crate) async fn send(
-        &mut self,
-        method: &str,
-        path: &str,
-        authorization: &str,
-        body: Option<Value>,
-    ) -> (HeaderMap, Bytes) {
-        let event = json!({
-            "resource": path, "path": path, "httpMethod": method,
-            "headers": {"authorization": authorization, "origin": "https://app.test",
-                "content-type": "application/json"},
-            "multiValueHeaders": {}, "queryStringParameters": null,
-            "multiValueQueryStringParameters": null, "pathParameters": null, "stageVariables": null,
-            "requestContext": {"accountId": "000000000000", "resourceId": "x", "stage": "prod",
-                "requestId": "r", "identity": {}, "resourcePath": path, "httpMethod": method, "apiId": "x"},
-            "body": body.map(|body| body.to_string()), "isBase64Encoded": false,
-        });
+    /// One request through API Gateway's event of `events/<name>.json`, from the test's front end, and
+    /// what the runtime answers to it.
+    pub(crate) async fn send(&mut self, name: &str, authorization: &str) -> (HeaderMap, Bytes) {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../events");
+        let event = fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+        let mut event: Value = serde_json::from_str(&event).unwrap();
+        for (header, value) in [
+            ("Authorization", authorization),
+            ("Origin", "https://app.test"),
+        ] {
+            event["headers"][header] = json!(value);
+            event["multiValueHeaders"][header] = json!([value]);
+        }
         self.events.send(event).await.unwrap();
         self.answers.recv().await.unwrap()
     }

@@ -131,11 +131,9 @@ def transformed(path):
     for resource in template["Resources"].values():
         # What `sam package` puts in their place.
         if resource["Type"] == "AWS::Serverless::Function":
-            resource["Properties"].pop("CodeUri", None)
             resource["Properties"]["CodeUri"] = "s3://bucket/key"
         if resource["Type"] == "AWS::Serverless::StateMachine":
             resource["Properties"]["DefinitionUri"] = "s3://bucket/key"
-    template["Globals"]["Function"].pop("CodeUri")
     managed = {"AWSLambdaBasicExecutionRole": f"arn:aws:iam::aws:policy/{BASIC_LOGGING}"}
     return Translator(managed, Parser()).translate(template, dict(GIVEN))
 

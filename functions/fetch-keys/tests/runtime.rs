@@ -30,8 +30,8 @@ async fn spoil(lambda: &Lambda) {
         .unwrap();
 }
 
-async fn get(lambda: &mut Lambda, path: &str, authorization: &str) -> (u64, Value) {
-    let (_, answer) = lambda.send("GET", path, authorization, None).await;
+async fn get(lambda: &mut Lambda, event: &str, authorization: &str) -> (u64, Value) {
+    let (_, answer) = lambda.send(event, authorization).await;
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     let headers = &answer["multiValueHeaders"];
     assert_eq!(headers["cache-control"][0], "no-store");
@@ -55,8 +55,8 @@ async fn every_throttled_attempt_is_counted_and_the_answer_is_503() {
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(throttling)).await });
     let mut lambda = Lambda::start("throttled", &[("AWS_ENDPOINT_URL_KMS", &kms)]).await;
     lambda.save(Provider::CopilotKit, PUBLIC_KEY).await;
-    let path = "/api/onboarding/api-keys/onboarding";
-    let (status, answer) = get(&mut lambda, path, &bearer()).await;
+    let in_clear = "fetch-keys/in-clear";
+    let (status, answer) = get(&mut lambda, in_clear, &bearer()).await;
     assert_eq!(
         (status, &answer["code"]),
         (503, &json!("temporarily_unavailable"))
@@ -74,21 +74,21 @@ async fn every_throttled_attempt_is_counted_and_the_answer_is_503() {
 async fn a_lambda_answers_logs_its_invocation_and_trace_and_raises_the_alarm_of_a_spoiled_key() {
     let mut lambda = Lambda::start("alarm", &[]).await;
     lambda.save(Provider::CopilotKit, PUBLIC_KEY).await;
-    let (status, list) = get(&mut lambda, "/api/onboarding/api-keys", &bearer()).await;
+    let (status, list) = get(&mut lambda, "fetch-keys/list", &bearer()).await;
     assert_eq!(
         (status, &list["configured_providers"]),
         (200, &json!(["copilotkit"]))
     );
-    let path = "/api/onboarding/api-keys/onboarding";
-    let (status, shown) = get(&mut lambda, path, &bearer()).await;
+    let in_clear = "fetch-keys/in-clear";
+    let (status, shown) = get(&mut lambda, in_clear, &bearer()).await;
     assert_eq!(
         (status, &shown["api_keys"]["copilotkit"]),
         (200, &json!(PUBLIC_KEY))
     );
-    let (status, refused) = get(&mut lambda, path, "Bearer x").await;
+    let (status, refused) = get(&mut lambda, in_clear, "Bearer x").await;
     assert_eq!((status, &refused["code"]), (401, &json!("unauthorized")));
     spoil(&lambda).await;
-    let (status, broken) = get(&mut lambda, path, &bearer()).await;
+    let (status, broken) = get(&mut lambda, in_clear, &bearer()).await;
     assert_eq!((status, &broken["code"]), (500, &json!("internal")));
     assert!(
         !broken.to_string().contains("ciphertext"),

@@ -27,10 +27,7 @@ fn decoded(body: &[u8]) -> (Value, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lambda_answers_in_the_streaming_format() {
     let mut lambda = Lambda::start("streaming", &[]).await;
-    let prompt = json!({"prompt": "x", "stream": true});
-    let (headers, body) = lambda
-        .send("POST", "/api/generate", &bearer(), Some(prompt))
-        .await;
+    let (headers, body) = lambda.send("generate-content/stream", &bearer()).await;
     assert_eq!(
         headers["lambda-runtime-function-response-mode"],
         "streaming"
@@ -72,10 +69,7 @@ async fn under_sam_local_events_arrive_as_one_answer() {
     ];
     let mut lambda = Lambda::start("whole", &more).await;
     lambda.save(Provider::Gemini, KEY).await;
-    let prompt = json!({"prompt": "x", "stream": true});
-    let (headers, body) = lambda
-        .send("POST", "/api/generate", &bearer(), Some(prompt))
-        .await;
+    let (headers, body) = lambda.send("generate-content/stream", &bearer()).await;
     assert!(
         headers
             .get("lambda-runtime-function-response-mode")
