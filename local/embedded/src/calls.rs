@@ -1,89 +1,21 @@
-//! Which function makes which call, with what IAM would be told of it: `RECORD_CALLS` names a file to
-//! which every new kind of call is added as a line, in the words of `roles/roles.txt`.
+//! What IAM is told of a request to DynamoDB or KMS, in the words of `roles/roles.txt`.
 //!
-//! Never records a value, a key, a ciphertext or a person: attributes' names, the shape of a partition
-//! key, the purpose and the provider of an encryption context. Calls of Local mode's one developer are
-//! left out, since no role is theirs.
+//! Never a value, a key, a ciphertext or a person: attributes' names, the shape of a partition key, the
+//! purpose and the provider of an encryption context. Nothing of Local mode's one developer, since no
+//! role is theirs.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    fs::File,
-    io::Write as _,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeSet;
 
-use aws_sdk_dynamodb::{
-    config::{
-        ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextRef,
-    },
-    error::BoxError,
-};
 use serde_json::Value;
-use user_api_keys::telemetry;
 
 /// Words of DynamoDB's expressions that are no attribute.
 const WORDS: &[&str] = &[
     "ADD", "AND", "BETWEEN", "DELETE", "IN", "NOT", "OR", "REMOVE", "SET",
 ];
 
-/// Adds new kinds of calls to a file.
-#[derive(Debug, Clone)]
-pub(crate) struct Recorder {
-    file: PathBuf,
-    seen: Arc<Mutex<HashSet<String>>>,
-}
-
-impl Recorder {
-    /// A recorder, where `RECORD_CALLS` asks for one.
-    pub(crate) fn from_env() -> Option<Self> {
-        Some(Self {
-            file: std::env::var_os("RECORD_CALLS")?.into(),
-            seen: Arc::default(),
-        })
-    }
-
-    fn add(&self, line: String) -> std::io::Result<()> {
-        let new = self
-            .seen
-            .lock()
-            .is_ok_and(|mut seen| seen.insert(line.clone()));
-        if new {
-            let mut file = File::options().create(true).append(true).open(&self.file)?;
-            file.write_all(format!("{line}\n").as_bytes())?;
-        }
-        Ok(())
-    }
-}
-
-impl Intercept for Recorder {
-    fn name(&self) -> &'static str {
-        "recorder"
-    }
-
-    fn read_before_transmit(
-        &self,
-        context: &BeforeTransmitInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let Some(function) = telemetry::function() else {
-            return Ok(());
-        };
-        let request = context.request();
-        let target = request.headers().get("x-amz-target").unwrap_or_default();
-        let body = request.body().bytes().unwrap_or_default();
-        let operation = target.rsplit('.').next().unwrap_or_default();
-        for call in calls(operation, &serde_json::from_slice(body)?) {
-            self.add(format!("{call} : {function}"))?;
-        }
-        Ok(())
-    }
-}
-
 /// What IAM decides about one request: a transaction is as many calls as it has parts, a `ReEncrypt`
 /// is two.
-fn calls(operation: &str, body: &Value) -> Vec<String> {
+pub(crate) fn calls(operation: &str, body: &Value) -> Vec<String> {
     let kms = |action: &str, which: &str, context: &str| {
         let context = &body[context];
         let text = |name: &str| context[name].as_str().unwrap_or("-").to_owned();

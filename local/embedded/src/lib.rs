@@ -5,6 +5,7 @@
 mod calls;
 mod folder;
 mod kms;
+mod recorder;
 
 use std::{
     net::SocketAddr,
@@ -17,9 +18,9 @@ use aws_sdk_dynamodb::types::{
 use tokio::net::TcpListener;
 
 use crate::{
-    calls::Recorder,
     folder::Folder,
     kms::{Key, Keys},
+    recorder::Recorder,
 };
 
 const REGION: &str = "us-east-1";
