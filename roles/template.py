@@ -4,10 +4,12 @@ Transforms the template with SAM's own translator, then puts values in the place
 functions, once for each way in which the KMS keys can be set. Prints JSON.
 """
 import json
+import logging
 import os
 import sys
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+logging.disable(logging.WARNING)
 from samcli.yamlhelper import yaml_parse
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
