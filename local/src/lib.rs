@@ -3,6 +3,7 @@
 //! Knows how to start and serve them; decides nothing about keys.
 
 pub mod app;
+pub mod containers;
 pub mod demo;
 pub mod openapi;
 pub mod page;

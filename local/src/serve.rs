@@ -16,7 +16,7 @@ use user_api_keys::{
     telemetry,
 };
 
-use crate::{app::App, stand_in::StandIn};
+use crate::{app::App, containers, stand_in::StandIn};
 
 /// The stack's name for `--production` when `DEPLOY_ENV` gives none.
 const PRODUCTION: &str = "production";
@@ -39,6 +39,14 @@ pub struct ServeArgs {
     /// Answer in the providers' place, so that no real key and no network is needed.
     #[arg(long)]
     stand_in: bool,
+    /// Let functions in containers (sam local) reach DynamoDB, KMS and the stand-in at this address of
+    /// this machine, on three ports from 8788: the Docker bridge's, 172.17.0.1, on Linux; 127.0.0.1 with
+    /// Docker Desktop. Whoever reaches them can open every key.
+    #[arg(long, value_name = "ADDRESS", value_parser = containers::bridge)]
+    sam: Option<Ipv4Addr>,
+    /// The first of these ports.
+    #[arg(long, env = "USER_API_KEYS_SAM_PORT", default_value_t = 8788)]
+    sam_port: u16,
 }
 
 /// Why the server did not start, or stopped.
@@ -90,8 +98,13 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     let aws = Aws::new(&services.dynamodb, &services.kms);
     let app = Arc::new(App::new(&config, &aws)?);
     let address = listener.local_addr()?.to_string();
+    if let Some(bridge) = args.sam {
+        let mut to = vec![services.dynamodb_address, services.kms_address];
+        to.extend(stand_in.as_ref().map(StandIn::address));
+        containers::open(bridge, args.sam_port, &to).await?;
+    }
     let stopped = stopped()?;
-    introduce(args, &config, &address)?;
+    introduce(args, &config, &services, &address)?;
     app.serve(listener, stopped).await?;
     writeln!(std::io::stdout(), "stopped")?;
     Ok(())
@@ -119,7 +132,12 @@ pub(crate) fn config(
 }
 
 /// What runs here, for the person who started it.
-fn introduce(args: &ServeArgs, config: &Config, address: &str) -> std::io::Result<()> {
+fn introduce(
+    args: &ServeArgs,
+    config: &Config,
+    services: &Embedded,
+    address: &str,
+) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let data = match args.in_memory {
         true => "in memory, gone at the end".to_owned(),
@@ -161,6 +179,10 @@ fn introduce(args: &ServeArgs, config: &Config, address: &str) -> std::io::Resul
             out,
             "models a stand-in on this machine: no real key needed, nothing is generated"
         )?;
+    }
+    if let Some(bridge) = args.sam {
+        let key = &services.kms_key_arn;
+        writeln!(out, "sam    {bridge}, ports from {}; {key}", args.sam_port)?;
     }
     let bearer = match config.clerk {
         Some(_) => " -H \"Authorization: Bearer $TOKEN\"",

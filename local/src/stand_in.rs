@@ -69,6 +69,12 @@ impl StandIn {
         Ok(stand_in)
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// `GEMINI_BASE_URL` for it, and every other provider's.
     #[must_use]
     pub fn base_url(&self) -> String {

@@ -46,8 +46,9 @@ pub struct Config {
     models: Vec<(Provider, String)>,
     /// `ALLOWED_MODELS`, comma-separated: what a request may name; empty is anything.
     pub allowed_models: Vec<String>,
-    /// `AWS_SAM_LOCAL`: a gateway that cannot pass on an answer in pieces.
-    pub buffers_answers: bool,
+    /// `AWS_SAM_LOCAL`: a container without the developer's files, behind a gateway that cannot pass on an
+    /// answer in pieces.
+    pub under_sam_local: bool,
     /// `GEMINI_BASE_URL`, …: providers that are somewhere else, outside a real Lambda only.
     pub base_urls: Vec<(Provider, String)>,
     /// `OPEN_KEYS_TRUST_CALLER`: whether open-keys takes a bare user id.
@@ -263,7 +264,7 @@ impl Config {
                 allowed_origins,
                 models,
                 allowed_models,
-                buffers_answers: local_runner,
+                under_sam_local: local_runner,
                 base_urls,
                 open_keys_trust_caller,
                 rate_limits,

@@ -18,13 +18,22 @@ use crate::{
 #[derive(Debug)]
 pub struct DeveloperKeys {
     environment: Vec<(Provider, SecretString)>,
-    backend: DotenvFile,
-    frontend: DotenvFile,
+    /// `None` under `sam local`: a container does not see the developer's folder.
+    files: Option<Files>,
     order: Mutex<()>,
 }
 
+#[derive(Debug)]
+struct Files {
+    backend: DotenvFile,
+    frontend: DotenvFile,
+}
+
+const SKIPPED: &str =
+    "skipped .env: a function under sam local cannot reach your files; the table has the key";
+
 /// What a save did to the files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Written {
     /// Files that hold the key now.
     pub files: Vec<String>,
@@ -38,8 +47,10 @@ impl DeveloperKeys {
     pub fn new(config: &Config) -> Option<Self> {
         (config.mode == Mode::Local).then(|| Self {
             environment: config.environment_keys.clone(),
-            backend: DotenvFile::creating_folder(config.backend_env_file.clone()),
-            frontend: DotenvFile::in_existing_folder(config.frontend_env_file.clone()),
+            files: (!config.under_sam_local).then(|| Files {
+                backend: DotenvFile::creating_folder(config.backend_env_file.clone()),
+                frontend: DotenvFile::in_existing_folder(config.frontend_env_file.clone()),
+            }),
             order: Mutex::new(()),
         })
     }
@@ -63,10 +74,11 @@ impl DeveloperKeys {
     }
 
     fn of_file(&self, provider: Provider) -> Option<ApiKey> {
-        match self.backend.get(provider.facts().env) {
+        let backend = &self.files.as_ref()?.backend;
+        match backend.get(provider.facts().env) {
             Ok(text) => ApiKey::parse(SecretString::from(text?)).ok(),
             Err(error) => {
-                tracing::warn!(file = %self.backend.path().display(), %error, "cannot be read");
+                tracing::warn!(file = %backend.path().display(), %error, "cannot be read");
                 None
             }
         }
@@ -78,7 +90,7 @@ impl DeveloperKeys {
     /// Files are written here and now; Local mode has one developer and no thread pool to spare.
     #[must_use]
     pub fn save(&self, provider: Provider, key: &ApiKey) -> Written {
-        let mut written = Written::default();
+        let mut written = self.nothing_written();
         for (file, name) in self.places(provider) {
             // EXPOSE: for the developer's own file, the one place Local mode keeps a key in clear.
             written.note(file, file.set(name, key.expose()));
@@ -95,10 +107,20 @@ impl DeveloperKeys {
     /// Writes a browser-safe key to `frontend/.env` alone.
     #[must_use]
     pub fn save_for_browser(&self, name: &'static str, key: &ApiKey) -> Written {
-        let mut written = Written::default();
-        // EXPOSE: a public key, for the developer's own file.
-        written.note(&self.frontend, self.frontend.set(name, key.expose()));
+        let mut written = self.nothing_written();
+        if let Some(Files { frontend, .. }) = &self.files {
+            // EXPOSE: a public key, for the developer's own file.
+            written.note(frontend, frontend.set(name, key.expose()));
+        }
         written
+    }
+
+    fn nothing_written(&self) -> Written {
+        let skipped = self.files.is_none().then(|| SKIPPED.to_owned());
+        Written {
+            files: Vec::new(),
+            warnings: Vec::from_iter(skipped),
+        }
     }
 
     /// Takes the provider's lines out of both files.
@@ -112,8 +134,10 @@ impl DeveloperKeys {
 
     fn places(&self, provider: Provider) -> impl Iterator<Item = (&DotenvFile, &'static str)> {
         let facts = provider.facts();
-        let frontend = facts.frontend_env.map(|name| (&self.frontend, name));
-        std::iter::once((&self.backend, facts.env)).chain(frontend)
+        self.files.iter().flat_map(move |files| {
+            let frontend = facts.frontend_env.map(|name| (&files.frontend, name));
+            std::iter::once((&files.backend, facts.env)).chain(frontend)
+        })
     }
 }
 

@@ -11,7 +11,7 @@ async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     telemetry::init(&config);
     let deps = &Deps::new(&config, &Aws::from_env().await)?;
-    if config.buffers_answers {
+    if config.under_sam_local {
         let answer = async |request| Ok::<_, Infallible>(handle_buffered(deps, request).await);
         return run(service_fn(answer)).await;
     }

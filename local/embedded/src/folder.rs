@@ -100,7 +100,7 @@ impl Folder {
                 if self.path.join("dynamodb.sqlite").exists() {
                     return Err(StartError::KmsKeyMissing(path));
                 }
-                let keys = vec![Key::generate()?];
+                let keys = vec![Key::first()?];
                 self.save_kms_keys(&keys)?;
                 Ok(keys)
             }

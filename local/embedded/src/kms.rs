@@ -38,6 +38,8 @@ use crate::{REGION, StartError};
 const PLAINTEXT_MAX_BYTES: usize = 4_096;
 /// The account rustack answers with.
 const ACCOUNT: &str = "000000000000";
+/// Id of a folder's first KMS key; `env.json` names it.
+const FIRST_ID: &str = "00000000-0000-4000-8000-000000000001";
 
 /// A KMS key as `kms.json` keeps it. No `Debug`: it holds key material.
 #[derive(Clone)]
@@ -50,6 +52,13 @@ pub(crate) struct Key {
 
 impl Key {
     /// A new 256-bit key.
+    /// The first key of a folder: its id is always the same, so that a settings file can name it.
+    pub(crate) fn first() -> Result<Self, StartError> {
+        let key = Self::generate()?;
+        let id = FIRST_ID.to_owned();
+        Ok(Self { id, ..key })
+    }
+
     pub(crate) fn generate() -> Result<Self, StartError> {
         match crypto::generate_key_material(&KeySpec::SymmetricDefault) {
             Ok(KeyMaterial::Symmetric { key }) => Ok(Self {

@@ -95,7 +95,7 @@ impl Embedded {
     /// [`StartError`]
     pub async fn in_memory() -> Result<Self, StartError> {
         let database = dynoxide::Database::memory().map_err(service)?;
-        Self::start(database, vec![Key::generate()?], None).await
+        Self::start(database, vec![Key::first()?], None).await
     }
 
     /// Starts both on free ports with the data in `path`, which is locked until they end.

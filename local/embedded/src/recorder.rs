@@ -72,4 +72,3 @@ impl Intercept for Recorder {
         Ok(())
     }
 }
-
