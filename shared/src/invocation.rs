@@ -36,9 +36,17 @@ pub fn read<T: DeserializeOwned>(event: Value, shape: &str) -> Result<T, Problem
     serde_json::from_value(event).map_err(|_| wrong())
 }
 
-/// Time until Lambda ends an invocation with this deadline, in milliseconds since 1970.
+/// A deadline is later than this, in milliseconds since 1970. `cargo lambda watch` (1.9) gives 600,000,
+/// a length of time, which would be over before it began.
+const MOMENTS_FROM_MS: u64 = 1_600_000_000_000;
+
+/// Time until Lambda ends an invocation with this deadline, in milliseconds since 1970; no limit where
+/// it is no moment.
 #[must_use]
 pub fn time_until(deadline_ms: u64) -> Duration {
+    if deadline_ms < MOMENTS_FROM_MS {
+        return Duration::MAX;
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Duration::from_millis(deadline_ms).saturating_sub(now.unwrap_or_default())
 }
@@ -64,5 +72,17 @@ pub fn diagnostic(problem: &Problem) -> Diagnostic {
     Diagnostic {
         error_type: problem.code().as_str().to_owned(),
         error_message: problem.detail().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_is_no_moment_is_none_and_one_that_is_over_leaves_nothing() {
+        assert_eq!(time_until(600_000), Duration::MAX);
+        assert_eq!(time_until(MOMENTS_FROM_MS), Duration::ZERO);
+        assert!(time_until(deadline_in(Duration::from_secs(60))) > Duration::from_secs(50));
     }
 }
