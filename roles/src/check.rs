@@ -205,6 +205,20 @@ pub(crate) fn check(files: &[String]) -> Result<ExitCode, Error> {
                     problems.insert(format!("{name} may {action}, and no test makes it do so"));
                 }
             }
+            // The providers that a role may open are those that the function opens.
+            let granted = expected.roles.iter().filter(|line| {
+                line.action == "kms:Decrypt" && line.may.contains(name) && line.told.len() == 4
+            });
+            for line in granted {
+                let provider = line.told.get("provider");
+                let used = recorded.iter().any(|made| {
+                    (&made.action, made.told.get("provider")) == (&line.action, provider)
+                        && made.may.contains(name)
+                });
+                if !used {
+                    problems.insert(format!("{name} never makes this call: {}", line.call));
+                }
+            }
             let before = documents(&role.policies)?;
             for wider in widened(&role.policies, &known(&expected.roles), &expected.others) {
                 let after = documents(&wider.policies)?;

@@ -2,6 +2,7 @@
 
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
+use user_api_keys::provider::Provider;
 
 use crate::harness::{PERSON, Server, clerk, command, folder, start};
 
@@ -50,6 +51,28 @@ async fn a_persons_token_opens_their_own_keys_and_the_purpose_is_on_their_trail(
         (&json!("open-keys"), &json!("nightly report"))
     );
     assert_eq!(record["kid"], answer["keys"]["gemini"]["kid"]);
+}
+
+#[tokio::test]
+async fn a_key_of_every_provider_is_handed_out() {
+    let folder = folder();
+    let server = start(clerk(&mut command(folder.path(), &ARGS)));
+    let names: Vec<_> = Provider::ALL
+        .iter()
+        .map(|provider| provider.name())
+        .collect();
+    for name in &names {
+        let (status, _) = server
+            .save(Some(PERSON), name, &format!("key-of-{name}-0001"))
+            .await;
+        assert_eq!(status, 200, "{name}");
+    }
+    let event = json!({"token": token(PERSON), "providers": names, "purpose": "everything"});
+    let answer = invoke(&server, event).await;
+    for name in &names {
+        let key = &answer["keys"][name]["api_key"];
+        assert_eq!(key, &json!(format!("key-of-{name}-0001")));
+    }
 }
 
 #[tokio::test]
