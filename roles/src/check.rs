@@ -1,7 +1,7 @@
 //! Every line of the table decided for every function, then every recorded call, then every widening.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
     process::ExitCode,
@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::{
     Error,
-    stack::{ACCOUNT, Sides, Stack, allowed, document, documents, list, statements},
-    table::{Line, parse, read},
-    widen::{matters, widened},
+    stack::{ACCOUNT, Call, Role, Sides, Stack, allowed, document, documents, list, statements},
+    table::{Expected, Line, parse, read},
+    widen::widened,
 };
 
 pub(crate) const ADMINISTRATOR: &str = "administrator";
@@ -122,6 +122,21 @@ pub(crate) fn services(stack: &Stack) -> BTreeSet<String> {
     said
 }
 
+/// What is found on the way.
+struct Check<'a> {
+    stack: &'a Stack,
+    expected: &'a Expected,
+    recorded: &'a [Line],
+    found: &'a mut Found,
+}
+
+#[derive(Default)]
+struct Found {
+    decided: usize,
+    widened: usize,
+    problems: BTreeSet<String>,
+}
+
 /// Holds everything against the table. Prints what is wrong, and counts.
 pub(crate) fn check(files: &[String]) -> Result<ExitCode, Error> {
     let [roles, table, calls] = files else {
@@ -131,203 +146,238 @@ pub(crate) fn check(files: &[String]) -> Result<ExitCode, Error> {
     let all = stacks.first().ok_or("no stack")?.functions();
     let functions: BTreeSet<String> = all.keys().map(|name| (*name).to_owned()).collect();
     let expected = read(&fs::read_to_string(table)?, &functions)?;
-    let mut recorded: Vec<Line> = Vec::new();
-    let recordings: BTreeSet<_> = fs::read_to_string(calls)?
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    for line in &recordings {
-        recorded.push(parse(line, &[], &functions)?);
-    }
-    let (mut decided, mut tried, mut problems) = (0, 0, BTreeSet::new());
-    let everything = [json!({"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]})];
-    let known = |lines: &[Line]| {
-        lines
-            .iter()
-            .map(|line| line.action.clone())
-            .collect::<BTreeSet<_>>()
-    };
+    let recordings = fs::read_to_string(calls)?;
+    let recordings: BTreeSet<_> = recordings.lines().collect();
+    let recorded = recordings.iter().map(|line| parse(line, &[], &functions));
+    let recorded: Vec<_> = recorded.collect::<Result<_, _>>()?;
+    let mut found = Found::default();
     for stack in &stacks {
-        let said = services(stack);
-        problems.extend(
-            expected
-                .services
-                .difference(&said)
-                .map(|line| format!("is not so: {line}")),
-        );
-        problems.extend(
-            said.difference(&expected.services)
-                .map(|line| format!("is not in the table: {line}")),
-        );
-        let administrator = format!("arn:aws:iam::{ACCOUNT}:role/admin/Administrator");
-        for (name, role) in stack.functions() {
-            let judge = |policies: &[Value]| -> Result<_, Error> {
-                let (n, mut problems) = wrong(
-                    stack,
-                    &expected.roles,
-                    &[Sides::Role, Sides::Both],
-                    (name, &role.arn),
-                    policies,
-                    &stack.key_policies,
-                )?;
-                problems.extend(shape(name, policies, &expected.roles));
-                Ok((n, problems))
-            };
-            let (n, found) = judge(&role.policies)?;
-            decided += n;
-            problems.extend(found);
-            // Of these only those that it made itself.
-            let own = recorded.iter().filter(|line| line.may.contains(name));
-            for line in own {
-                for (resource, context) in line.requests(stack)? {
-                    let key_policy = stack
-                        .key_policies
-                        .get(&resource)
-                        .map(document)
-                        .transpose()?;
-                    let identity = documents(&role.policies)?;
-                    let call = (line.action.as_str(), resource.as_str(), &context);
-                    if !allowed(&role.arn, Sides::Both, &identity, key_policy.as_ref(), call) {
-                        problems.insert(format!(
-                            "{name} makes this call, and may not: {}",
-                            line.call
-                        ));
-                    }
-                }
-            }
-            for action in
-                statements(&role.policies).flat_map(|statement| list(&statement["Action"]))
-            {
-                let used = recorded
-                    .iter()
-                    .any(|line| line.action == action && line.may.contains(name));
-                if !used {
-                    problems.insert(format!("{name} may {action}, and no test makes it do so"));
-                }
-            }
-            // The providers that a role may open are those that the function opens.
-            let granted = expected.roles.iter().filter(|line| {
-                line.action == "kms:Decrypt" && line.may.contains(name) && line.told.len() == 4
-            });
-            for line in granted {
-                let provider = line.told.get("provider");
-                let used = recorded.iter().any(|made| {
-                    (&made.action, made.told.get("provider")) == (&line.action, provider)
-                        && made.may.contains(name)
-                });
-                if !used {
-                    problems.insert(format!("{name} never makes this call: {}", line.call));
-                }
-            }
-            let before = documents(&role.policies)?;
-            for wider in widened(&role.policies, &known(&expected.roles), &expected.others) {
-                let after = documents(&wider.policies)?;
-                let decide = |action: &str, resource: &str, context: &HashMap<_, _>| {
-                    let call = (action, resource, context);
-                    let may = |policies| allowed(&role.arn, Sides::Role, policies, None, call);
-                    Ok(may(&after) && !may(&before))
-                };
-                if let Some(action) = &wider.added
-                    && !matters(stack, &expected.roles, action, |r, c| decide(action, r, c))?
-                {
-                    continue;
-                }
-                tried += 1;
-                if judge(&wider.policies)?.1.is_empty() {
-                    problems.insert(format!("{name}, {}: would not be noticed", wider.what));
-                }
-            }
+        let (expected, recorded, found) = (&expected, recorded.as_slice(), &mut found);
+        Check {
+            stack,
+            expected,
+            recorded,
+            found,
         }
-        let at_most = |key_policies: &BTreeMap<String, Value>| -> Result<_, Error> {
-            let (mut decided, mut found) = (0, Vec::new());
-            let roles = stack
-                .functions()
-                .into_iter()
-                .map(|(name, role)| (name, role.arn.as_str()));
-            for (name, arn) in roles.chain([(ADMINISTRATOR, administrator.as_str())]) {
-                let (n, problems) = wrong(
-                    stack,
-                    &expected.key_policy,
-                    &[Sides::Both],
-                    (name, arn),
-                    &everything,
-                    key_policies,
-                )?;
-                decided += n;
-                found.extend(
-                    problems
-                        .into_iter()
-                        .map(|problem| format!("key policy: {problem}")),
-                );
-            }
-            Ok((decided, found))
-        };
-        let (n, found) = at_most(&stack.key_policies)?;
-        decided += n;
-        problems.extend(found);
-        for (arn, policy) in &stack.key_policies {
-            // The older key's own lines are fewer; it has the same policy.
-            if *arn != stack.sealing {
-                continue;
-            }
-            let before = document(policy)?;
-            let everything = documents(&everything)?;
-            let principals: Vec<_> = stack.functions().values().map(|role| &role.arn).collect();
-            for wider in widened(
-                std::slice::from_ref(policy),
-                &known(&expected.key_policy),
-                &expected.others,
-            ) {
-                let changed = wider.policies.into_iter().next().unwrap_or_default();
-                let after = document(&changed)?;
-                let decide = |action: &str, resource: &str, context: &HashMap<_, _>| {
-                    let call = (action, resource, context);
-                    let may = |arn: &str, policy| {
-                        allowed(arn, Sides::Both, &everything, Some(policy), call)
-                    };
-                    let now = |arn: &&String| may(arn, &after) && !may(arn, &before);
-                    Ok(principals.iter().any(now))
-                };
-                if let Some(action) = &wider.added
-                    && !matters(stack, &expected.key_policy, action, |r, c| {
-                        decide(action, r, c)
-                    })?
-                {
-                    continue;
-                }
-                tried += 1;
-                let mut policies = stack.key_policies.clone();
-                policies.insert(arn.clone(), changed);
-                if at_most(&policies)?.1.is_empty() {
-                    problems.insert(format!("key policy, {}: would not be noticed", wider.what));
-                }
-            }
-        }
-        let policies: BTreeSet<_> = stack.key_policies.values().map(Value::to_string).collect();
-        if policies.len() != 1 || stack.keys.len() != 2 {
-            problems.insert("the two KMS keys differ in their policies".to_owned());
-        }
+        .stack()?;
     }
     let mut out = std::io::stdout();
-    for problem in &problems {
+    for problem in &found.problems {
         writeln!(out, "{problem}")?;
     }
+    let lines = expected.roles.len() + expected.key_policy.len();
+    let (decided, widened, good) = (found.decided, found.widened, found.problems.is_empty());
     writeln!(
         out,
-        "{} lines, {decided} decisions in {} settings of the stack; {} kinds of calls recorded; \
-         {tried} policies widened, {}",
-        expected.roles.len() + expected.key_policy.len(),
+        "{lines} lines, {decided} decisions in {} settings of the stack; {} kinds of calls recorded; \
+         {widened} policies widened, {}",
         stacks.len(),
         recorded.len(),
-        if problems.is_empty() {
-            "each noticed"
-        } else {
-            "see above"
-        }
+        if good { "each noticed" } else { "see above" }
     )?;
-    Ok(if problems.is_empty() {
+    Ok(if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn known(lines: &[Line]) -> BTreeSet<String> {
+    lines.iter().map(|line| line.action.clone()).collect()
+}
+
+impl Check<'_> {
+    fn stack(&mut self) -> Result<(), Error> {
+        self.services();
+        for (name, role) in self.stack.functions() {
+            let (decided, problems) = self.judge(name, role, &role.policies)?;
+            self.found.decided += decided;
+            self.found.problems.extend(problems);
+            self.recorded_calls(name, role)?;
+            self.use_of_everything(name, role);
+            self.widen_role(name, role)?;
+        }
+        let (decided, problems) = self.judge_key_policies(&self.stack.key_policies)?;
+        self.found.decided += decided;
+        self.found.problems.extend(problems);
+        self.widen_key_policy()
+    }
+
+    fn problem(&mut self, problem: String) {
+        self.found.problems.insert(problem);
+    }
+
+    fn services(&mut self) {
+        let (wanted, said) = (&self.expected.services, services(self.stack));
+        let missing = wanted
+            .difference(&said)
+            .map(|line| format!("is not so: {line}"));
+        let extra = said
+            .difference(wanted)
+            .map(|line| format!("is not in the table: {line}"));
+        self.found.problems.extend(missing.chain(extra));
+        let policies: BTreeSet<_> = self
+            .stack
+            .key_policies
+            .values()
+            .map(Value::to_string)
+            .collect();
+        if policies.len() != 1 || self.stack.keys.len() != 2 {
+            self.problem("the two KMS keys differ in their policies".to_owned());
+        }
+    }
+
+    /// One role with these policies: every line, with and without the key policy, and what no line says.
+    fn judge(
+        &self,
+        name: &str,
+        role: &Role,
+        policies: &[Value],
+    ) -> Result<(usize, Vec<String>), Error> {
+        let lines = &self.expected.roles;
+        let (decided, mut problems) = wrong(
+            self.stack,
+            lines,
+            &[Sides::Role, Sides::Both],
+            (name, &role.arn),
+            policies,
+            &self.stack.key_policies,
+        )?;
+        problems.extend(shape(name, policies, lines));
+        Ok((decided, problems))
+    }
+
+    /// Every call that the function made in the tests is allowed.
+    fn recorded_calls(&mut self, name: &str, role: &Role) -> Result<(), Error> {
+        let identity = documents(&role.policies)?;
+        for line in self.recorded.iter().filter(|line| line.may.contains(name)) {
+            for (resource, context) in line.requests(self.stack)? {
+                let key_policy = self
+                    .stack
+                    .key_policies
+                    .get(&resource)
+                    .map(document)
+                    .transpose()?;
+                let call = (line.action.as_str(), resource.as_str(), &context);
+                if !allowed(&role.arn, Sides::Both, &identity, key_policy.as_ref(), call) {
+                    self.problem(format!(
+                        "{name} makes this call, and may not: {}",
+                        line.call
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is granted that the function did not do in the tests: no action, no provider's keys.
+    fn use_of_everything(&mut self, name: &str, role: &Role) {
+        let recorded = self.recorded;
+        let made = |action: &str, provider: Option<&String>| {
+            recorded.iter().any(|line| {
+                let same = provider.is_none() || line.told.get("provider") == provider;
+                line.action == action && same && line.may.contains(name)
+            })
+        };
+        for action in statements(&role.policies).flat_map(|statement| list(&statement["Action"])) {
+            if !made(&action, None) {
+                self.problem(format!("{name} may {action}, and no test makes it do so"));
+            }
+        }
+        for line in self
+            .expected
+            .roles
+            .iter()
+            .filter(|line| line.action == "kms:Decrypt")
+        {
+            let provider = line.told.get("provider");
+            if line.may.contains(name) && !made(&line.action, provider) {
+                self.problem(format!("{name} never makes this call: {}", line.call));
+            }
+        }
+    }
+
+    fn widen_role(&mut self, name: &str, role: &Role) -> Result<(), Error> {
+        let lines = &self.expected.roles;
+        let before = documents(&role.policies)?;
+        for wider in widened(&role.policies, &known(lines), &self.expected.others) {
+            let after = documents(&wider.policies)?;
+            let newly = |call: Call<'_>| {
+                let may = |policies| allowed(&role.arn, Sides::Role, policies, None, call);
+                may(&after) && !may(&before)
+            };
+            if !wider.matters(self.stack, lines, newly)? {
+                continue;
+            }
+            self.found.widened += 1;
+            if self.judge(name, role, &wider.policies)?.1.is_empty() {
+                self.problem(format!("{name}, {}: would not be noticed", wider.what));
+            }
+        }
+        Ok(())
+    }
+
+    /// What these key policies would let each role do, and an administrator, if IAM gave them all.
+    fn judge_key_policies(
+        &self,
+        key_policies: &BTreeMap<String, Value>,
+    ) -> Result<(usize, Vec<String>), Error> {
+        let administrator = format!("arn:aws:iam::{ACCOUNT}:role/admin/Administrator");
+        let functions = self.stack.functions();
+        let roles = functions
+            .iter()
+            .map(|(name, role)| (*name, role.arn.as_str()));
+        let (mut decided, mut problems) = (0, Vec::new());
+        for principal in roles.chain([(ADMINISTRATOR, administrator.as_str())]) {
+            let lines = &self.expected.key_policy;
+            let all = [everything()];
+            let (n, wrong) = wrong(
+                self.stack,
+                lines,
+                &[Sides::Both],
+                principal,
+                &all,
+                key_policies,
+            )?;
+            decided += n;
+            problems.extend(wrong.iter().map(|problem| format!("key policy: {problem}")));
+        }
+        Ok((decided, problems))
+    }
+
+    /// That of the key that seals; the other one's is the same.
+    fn widen_key_policy(&mut self) -> Result<(), Error> {
+        let (sealing, lines) = (&self.stack.sealing, &self.expected.key_policy);
+        let policy = self.stack.key_policies.get(sealing).ok_or("no key seals")?;
+        let (before, all) = (document(policy)?, [document(&everything())?]);
+        let functions = self.stack.functions();
+        for wider in widened(
+            std::slice::from_ref(policy),
+            &known(lines),
+            &self.expected.others,
+        ) {
+            let changed = wider.policies.first().ok_or("no policy")?;
+            let after = document(changed)?;
+            let newly = |call: Call<'_>| {
+                let may = |arn: &str, policy| allowed(arn, Sides::Both, &all, Some(policy), call);
+                let mut roles = functions.values();
+                roles.any(|role| may(&role.arn, &after) && !may(&role.arn, &before))
+            };
+            if !wider.matters(self.stack, lines, newly)? {
+                continue;
+            }
+            self.found.widened += 1;
+            let mut policies = self.stack.key_policies.clone();
+            policies.insert(sealing.clone(), changed.clone());
+            if self.judge_key_policies(&policies)?.1.is_empty() {
+                self.problem(format!("key policy, {}: would not be noticed", wider.what));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whatever IAM can give.
+fn everything() -> Value {
+    json!({"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]})
 }

@@ -13,6 +13,9 @@ use crate::{Error, table::Line};
 /// What IAM is told of a call, by condition key.
 pub(crate) type Told = HashMap<String, ContextValue>;
 
+/// An action, a resource, and what IAM is told.
+pub(crate) type Call<'a> = (&'a str, &'a str, &'a Told);
+
 pub(crate) const ACCOUNT: &str = "111122223333";
 
 #[derive(Deserialize)]
@@ -125,7 +128,7 @@ pub(crate) fn allowed(
     sides: Sides,
     identity: &[PolicyDocument],
     key_policy: Option<&PolicyDocument>,
-    (action, resource, context): (&str, &str, &Told),
+    (action, resource, context): Call<'_>,
 ) -> bool {
     let mut context = context.clone();
     context.insert(

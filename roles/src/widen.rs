@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Error,
-    stack::{Stack, Told, list},
+    stack::{Call, Stack, list},
     table::Line,
 };
 
@@ -18,31 +18,41 @@ pub(crate) struct Wider {
     pub(crate) added: Option<String>,
 }
 
-/// Whether `action` could be allowed now where it was not, by any resource and condition of the table:
-/// to a statement whose resource or condition no such call can meet, it adds nothing.
-pub(crate) fn matters(
-    stack: &Stack,
-    lines: &[Line],
-    action: &str,
-    decide: impl Fn(&str, &Told) -> Result<bool, Error>,
-) -> Result<bool, Error> {
-    let (service, name) = action.split_once(':').unwrap_or_default();
-    let reads = matches!(name, "GetItem" | "BatchGetItem" | "Query" | "Scan");
-    for line in lines {
-        let told = |name| line.told.contains_key(name);
-        let possible = line.action.starts_with(service)
-            && !(reads && (told("return") || told("within")))
-            && (reads || !told("select"))
-            && !(name == "Scan" && told("pk"));
-        if possible {
-            for (resource, context) in line.requests(stack)? {
-                if decide(&resource, &context)? {
-                    return Ok(true);
-                }
+impl Wider {
+    /// Whether an action that was added could be allowed now where it was not, by any resource and
+    /// condition of the table: to a statement whose resource or condition no such call can meet, it adds
+    /// nothing. Every other change matters.
+    pub(crate) fn matters(
+        &self,
+        stack: &Stack,
+        lines: &[Line],
+        newly_allowed: impl Fn(Call<'_>) -> bool,
+    ) -> Result<bool, Error> {
+        let Some(action) = &self.added else {
+            return Ok(true);
+        };
+        for line in lines.iter().filter(|line| possible(action, line)) {
+            let requests = line.requests(stack)?;
+            if requests
+                .iter()
+                .any(|(resource, told)| newly_allowed((action, resource, told)))
+            {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
-    Ok(false)
+}
+
+/// Whether a call of this action can be told what the line's call is.
+fn possible(action: &str, line: &Line) -> bool {
+    let (service, name) = action.split_once(':').unwrap_or_default();
+    let reads = matches!(name, "GetItem" | "BatchGetItem" | "Query" | "Scan");
+    let told = |name| line.told.contains_key(name);
+    line.action.starts_with(service)
+        && !(reads && (told("return") || told("within")))
+        && (reads || !told("select"))
+        && !(name == "Scan" && told("pk"))
 }
 
 /// Every policy that is a little wider.
