@@ -70,7 +70,7 @@ fn only_config_reads_the_environment() {
     let reads = |path: &&PathBuf| code(path).contains("env::var");
     let readers: BTreeSet<_> = sources(root).iter().filter(reads).cloned().collect();
     // The embedded services record calls where the tests are run for that; no function is made of them.
-    let recorder = root.join("local/embedded/src/calls.rs");
+    let recorder = root.join("local/embedded/src/recorder.rs");
     assert_eq!(
         readers,
         [recorder, root.join("shared/src/config.rs")].into()
