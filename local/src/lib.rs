@@ -5,8 +5,11 @@
 pub mod app;
 pub mod containers;
 pub mod demo;
+pub mod doctor;
+pub mod import;
 pub mod openapi;
 pub mod page;
+mod progress;
 pub mod rotate;
 pub mod serve;
 pub mod stand_in;

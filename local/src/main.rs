@@ -4,7 +4,10 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use local::{
-    demo, openapi,
+    demo,
+    doctor::{self, DoctorArgs},
+    import::{self, EnvArgs, PostgresArgs},
+    openapi,
     rotate::{self, RotateArgs},
     serve,
     serve::ServeArgs,
@@ -30,6 +33,13 @@ enum Command {
     /// Make a new KMS key and move every saved key to it; exit code 0 says that the old one can be
     /// disabled, 2 that it cannot.
     Rotate(RotateArgs),
+    /// Look at everything that this needs, and say what is wrong and how to mend it; exit code 1 if
+    /// something is.
+    Doctor(DoctorArgs),
+    /// Seal the keys of a `.env` file for one person.
+    ImportEnv(EnvArgs),
+    /// Seal the keys of the system before, in PostgreSQL, for their owners.
+    ImportPostgres(PostgresArgs),
     /// Print the OpenAPI description, as it stands in openapi.json.
     Openapi,
     /// Print a session token of the test Clerk instance.
@@ -49,6 +59,18 @@ async fn main() -> ExitCode {
     let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::serve(&args).await.map_err(|error| error.to_string()),
         Command::Rotate(args) => match rotate::rotate(&args).await {
+            Ok(code) => return code,
+            Err(error) => Err(error.to_string()),
+        },
+        Command::Doctor(args) => match doctor::doctor(&args).await {
+            Ok(code) => return code,
+            Err(error) => Err(error.to_string()),
+        },
+        Command::ImportEnv(args) => match import::env(&args).await {
+            Ok(code) => return code,
+            Err(error) => Err(error.to_string()),
+        },
+        Command::ImportPostgres(args) => match import::postgres(&args).await {
             Ok(code) => return code,
             Err(error) => Err(error.to_string()),
         },

@@ -2,7 +2,6 @@
 //! `rotation.asl.json` does it on AWS: passes over the table's segments until one finds nothing to do.
 
 mod fill;
-mod progress;
 
 use std::{
     collections::BTreeMap,
@@ -28,8 +27,10 @@ use user_api_keys::{
     sweep::{Answer, FailedRow},
 };
 
-use self::progress::Progress;
-use crate::{serve, token};
+use crate::{
+    progress::{self, Progress},
+    serve, token,
+};
 
 /// Passes after which rows that still do not move are somebody's work. As in `rotation.asl.json`.
 const PASSES: u32 = 5;

@@ -14,7 +14,7 @@ const HINT_CHARS: usize = 4;
 pub struct ApiKey(SecretString);
 
 /// Why a text can never be a provider key. Never holds the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum InvalidApiKey {
     /// Nothing at all.
     #[error("the key is empty; paste the key the provider gave you")]

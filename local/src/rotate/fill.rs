@@ -16,7 +16,8 @@ use user_api_keys::{
     sealing::{Binding, Sealer},
 };
 
-use super::{Places, RotateError, progress::Progress};
+use super::{Places, RotateError};
+use crate::progress::Progress;
 
 /// Saves under way at once.
 const CONCURRENCY: usize = 8;

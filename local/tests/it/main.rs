@@ -7,6 +7,7 @@ mod canary;
 mod check_keys;
 mod checks;
 mod description;
+mod doctor;
 mod faults;
 mod generate;
 mod harness;

@@ -116,6 +116,25 @@ impl KeyWriter {
         Err(TableError::Conflict)
     }
 
+    /// One transaction that saves the key if the person has none of this provider; whether it did. Sent
+    /// again by the SDK it is the same transaction.
+    ///
+    /// # Errors
+    /// [`TableError`]; nothing has changed, or its answer was lost.
+    pub async fn add(
+        &self,
+        user: &User,
+        new: &NewKey<'_>,
+        now: OffsetDateTime,
+    ) -> Result<bool, TableError> {
+        let row = new_row(user, None, new, now)?;
+        match self.transact(vec![self.put_of(row, Over::Nothing)?]).await {
+            Ok(()) => Ok(true),
+            Err(TableError::Condition) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Two `GetItem`s side by side, for [`Self::restore`]. Only a key under `kms_key`, which seals,
     /// comes back: one that a rotation has not moved yet could otherwise pass behind it unseen.
     ///
