@@ -58,37 +58,45 @@ fn every_planted_fault_of_settings_and_files_is_found_with_what_mends_it() {
     type Plant = fn(&Path, &mut Command);
     let faults: &[(Plant, &str, &str)] = &[
         (
-            |_, doctor| drop(doctor.envs([("DEBUG", "true"), ("DEPLOY_ENV", "prod")])),
+            |_, doctor| {
+                doctor.envs([("DEBUG", "true"), ("DEPLOY_ENV", "prod")]);
+            },
             "odd    Local mode, since DEBUG is true",
             "take DEBUG away",
         ),
         (
-            |_, doctor| drop(clerk(doctor).env("CLERK_JWT_KEY", "-----BEGIN PUBLIC KEY-----")),
+            |_, doctor| {
+                clerk(doctor).env("CLERK_JWT_KEY", "-----BEGIN PUBLIC KEY-----");
+            },
             "WRONG  CLERK_JWT_KEY must hold RSA public keys",
             "JWKS Public Key",
         ),
         (
-            |_, doctor| drop(clerk(doctor).env("CLERK_ISSUER", "https://clerk.test/")),
+            |_, doctor| {
+                clerk(doctor).env("CLERK_ISSUER", "https://clerk.test/");
+            },
             "WRONG  CLERK_ISSUER is not as Clerk writes it",
             "Frontend API URL",
         ),
         (
-            |_, doctor| drop(clerk(doctor).env_remove("CLERK_ISSUER")),
+            |_, doctor| {
+                clerk(doctor).env_remove("CLERK_ISSUER");
+            },
             "WRONG  CLERK_ISSUER is missing",
             "README.md",
         ),
         (
-            |_, doctor| drop(doctor.env("ALLOWED_ORIGINS", "https://*.vercel.app")),
+            |_, doctor| {
+                doctor.env("ALLOWED_ORIGINS", "https://*.vercel.app");
+            },
             "WRONG  ALLOWED_ORIGINS takes exact origins",
             "README.md",
         ),
         (
             |_, doctor| {
-                drop(
-                    clerk(doctor)
-                        .arg("--production")
-                        .env("ALLOWED_ORIGINS", "https://b.test"),
-                )
+                clerk(doctor)
+                    .arg("--production")
+                    .env("ALLOWED_ORIGINS", "https://b.test");
             },
             "odd    people at https://b.test may call, and their tokens are refused",
             "CLERK_AUTHORIZED_PARTIES",
