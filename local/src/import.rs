@@ -10,7 +10,6 @@ mod report;
 use std::{path::PathBuf, process::ExitCode, sync::Mutex};
 
 use clap::Args;
-use embedded::{Embedded, StartError};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use secrecy::SecretString;
 use time::OffsetDateTime;
@@ -18,18 +17,17 @@ use ulid::Ulid;
 use user_api_keys::{
     api_key::ApiKey,
     audit::{self, AuditWriter, Outcome},
-    auth::TrustedCaller,
-    aws::Aws,
-    config::{Config, ConfigError},
     key_table::{KeyReader, KeyWriter, NewKey, Status, TableError},
-    mode::Mode,
     provider::Provider,
     sealing::{Binding, Opener, Sealer, SealingError},
     user::User,
 };
 
 use self::report::{Reason, Report};
-use crate::{progress::Progress, serve, token};
+use crate::{
+    progress::Progress,
+    stack::{Stack, StackArgs, StackError},
+};
 
 /// Keys under way at once.
 const CONCURRENCY: usize = 8;
@@ -67,27 +65,16 @@ struct ImportArgs {
     /// Import nothing; open every key and compare it with its source.
     #[arg(long)]
     verify: bool,
-    /// Into the stack on AWS that TABLE_NAME, KMS_KEY_ARN and DEPLOY_ENV name, with your credentials; see
-    /// docs/migration.md for the role that they need.
-    #[arg(long)]
-    aws: bool,
-    /// Without --aws: folder of the embedded database and KMS key; no server may be running on it.
-    #[arg(long, env = "USER_API_KEYS_DATA_DIR", default_value = ".local")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    stack: StackArgs,
 }
 
 /// Why the import did not run to its end. What was imported stays; the next run goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// Embedded DynamoDB or KMS.
+    /// The stack.
     #[error(transparent)]
-    Embedded(#[from] StartError),
-    /// Settings.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Local mode, which has one developer and no people.
-    #[error("set DEPLOY_ENV to the stack's name: keys are imported for people who sign in")]
-    Mode,
+    Stack(#[from] StackError),
     /// The source file.
     #[error("{} cannot be read: {problem}", file.display())]
     File {
@@ -148,7 +135,7 @@ pub async fn postgres(args: &PostgresArgs) -> Result<ExitCode, ImportError> {
 
 /// `found` is newest first for each person and provider.
 async fn import(args: &ImportArgs, found: Vec<Found>) -> Result<ExitCode, ImportError> {
-    let target = Target::open(args).await?;
+    let target = Target::open(&args.stack).await?;
     let mut report = Report::default();
     let wanted = target.wanted(found, &mut report);
     let report = Mutex::new(report);
@@ -180,48 +167,25 @@ async fn import(args: &ImportArgs, found: Vec<Found>) -> Result<ExitCode, Import
 
 /// Where the keys go.
 struct Target {
-    trusted: TrustedCaller,
     sealer: Sealer,
     opener: Opener,
     writer: KeyWriter,
     reader: KeyReader,
     audit: AuditWriter,
-    /// Ends with this.
-    _services: Option<Embedded>,
+    stack: Stack,
 }
 
 impl Target {
-    async fn open(args: &ImportArgs) -> Result<Self, ImportError> {
-        // Nobody calls, so nobody has to sign in.
-        let fixed = |name: &str| match name {
-            "CLERK_JWT_KEY" => Some(token::PUBLIC_KEY.to_owned()),
-            "CLERK_ISSUER" => Some(token::ISSUER.to_owned()),
-            "CLERK_AUTHORIZED_PARTIES" => Some(token::PARTY.to_owned()),
-            "OPEN_KEYS_TRUST_CALLER" => Some("true".to_owned()),
-            _ => None,
-        };
-        let (config, aws, services) = if args.aws {
-            let config = Config::from_env_with(|name, value| match name {
-                "CLERK_JWKS_URL" => None,
-                name => fixed(name).or(value),
-            })?;
-            (config, Aws::adaptive().await, None)
-        } else {
-            let services = Embedded::in_folder(&args.data_dir).await?;
-            let config = serve::config(true, &services, None, fixed)?;
-            let aws = Aws::new(&services.dynamodb, &services.kms);
-            (config, aws, Some(services))
-        };
-        let trusted = TrustedCaller::new(&config).filter(|_| config.mode == Mode::Production);
-        let table = || config.table_name.clone();
+    async fn open(args: &StackArgs) -> Result<Self, StackError> {
+        let stack = Stack::open(args).await?;
+        let (dynamodb, kms) = (&stack.aws.dynamodb, &stack.aws.kms);
         Ok(Self {
-            trusted: trusted.ok_or(ImportError::Mode)?,
-            sealer: Sealer::new(aws.kms.clone(), &config),
-            opener: Opener::new(aws.kms.clone(), &config, Provider::ALL),
-            writer: KeyWriter::new(aws.dynamodb.clone(), table()),
-            reader: KeyReader::new(aws.dynamodb.clone(), table()),
-            audit: AuditWriter::new(aws.dynamodb, table(), NAME),
-            _services: services,
+            sealer: Sealer::new(kms.clone(), &stack.config),
+            opener: Opener::new(kms.clone(), &stack.config, Provider::ALL),
+            writer: KeyWriter::new(dynamodb.clone(), stack.table()),
+            reader: KeyReader::new(dynamodb.clone(), stack.table()),
+            audit: AuditWriter::new(dynamodb.clone(), stack.table(), NAME),
+            stack,
         })
     }
 
@@ -246,7 +210,7 @@ impl Target {
 
     fn judge(&self, found: Found) -> Result<Wanted, Reason> {
         let user = found.user.ok_or(Reason::NoSession)?;
-        let user = self.trusted.user(&user).map_err(|_| Reason::UserId)?;
+        let user = self.stack.person(&user).map_err(|_| Reason::UserId)?;
         let name = found.provider.trim().to_ascii_lowercase();
         let provider = name.parse().map_err(|_| Reason::Provider)?;
         let key = ApiKey::parse(found.key).map_err(Reason::Key)?;

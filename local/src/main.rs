@@ -8,6 +8,7 @@ use local::{
     doctor::{self, DoctorArgs},
     import::{self, EnvArgs, PostgresArgs},
     openapi,
+    person::{self, EraseArgs, ExportArgs},
     rotate::{self, RotateArgs},
     serve,
     serve::ServeArgs,
@@ -40,6 +41,10 @@ enum Command {
     ImportEnv(EnvArgs),
     /// Seal the keys of the system before, in PostgreSQL, for their owners.
     ImportPostgres(PostgresArgs),
+    /// Print everything of one person as JSON; keys in clear only with --reveal.
+    Export(ExportArgs),
+    /// Delete everything of one person.
+    Erase(EraseArgs),
     /// Print the OpenAPI description, as it stands in openapi.json.
     Openapi,
     /// Print a session token of the test Clerk instance.
@@ -74,6 +79,12 @@ async fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error.to_string()),
         },
+        Command::Export(args) => person::export(&args)
+            .await
+            .map_err(|error| error.to_string()),
+        Command::Erase(args) => person::erase(&args)
+            .await
+            .map_err(|error| error.to_string()),
         Command::Demo => demo::run().await.map_err(|error| error.to_string()),
         Command::Openapi => print(&openapi::description().map_err(|error| error.to_string())),
         Command::Token { user, lifetime_s } => {

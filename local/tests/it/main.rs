@@ -17,6 +17,7 @@ mod log;
 mod onboarding;
 mod open_keys;
 mod people;
+mod person;
 mod restore;
 mod rotate;
 mod rotation;
