@@ -284,3 +284,90 @@ async fn what_a_person_has_is_shown_and_a_row_that_was_moved_is_found() {
     );
     assert_eq!(code, Some(1));
 }
+
+/// The SDK's own settings, as they would be for AWS; here they lead to the embedded services.
+fn on_aws<'a>(command: &'a mut Command, services: &Embedded) -> &'a mut Command {
+    clerk(command).envs([
+        ("DEPLOY_ENV", "keys-prod"),
+        ("ALLOWED_ORIGINS", local::token::PARTY),
+        ("TABLE_NAME", &services.table_name),
+        ("KMS_KEY_ARN", &services.kms_key_arn),
+        (
+            "AWS_ENDPOINT_URL_DYNAMODB",
+            &format!("http://{}", services.dynamodb_address),
+        ),
+        (
+            "AWS_ENDPOINT_URL_KMS",
+            &format!("http://{}", services.kms_address),
+        ),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_on_aws_is_looked_at_with_ordinary_credentials_and_keys_are_imported_into_it() {
+    let folder = folder();
+    let services = Embedded::in_memory().await.unwrap();
+    let ask = |more: &[(&str, &str)]| {
+        let mut doctor = doctor(folder.path());
+        on_aws(&mut doctor, &services).envs(more.iter().copied());
+        said(doctor.args(["--production", "--user", PERSON]))
+    };
+    let (code, fine) = ask(&[]);
+    assert_eq!(code, Some(0), "{fine}");
+    assert!(
+        fine.contains("ok     Production mode, stack keys-prod"),
+        "{fine}"
+    );
+    assert!(
+        fine.contains("this person has no key in this stack"),
+        "{fine}"
+    );
+    fs::write(
+        folder.path().join("old.env"),
+        format!("GEMINI_API_KEY={KEY}\n"),
+    )
+    .unwrap();
+    for (more, done) in [
+        (&[][..], "1 keys imported"),
+        (&["--verify"], "1 keys open and are the same"),
+    ] {
+        let mut import = command(
+            folder.path(),
+            &["import-env", "old.env", "--user", PERSON, "--aws"],
+        );
+        let (code, said) = said(on_aws(&mut import, &services).args(more));
+        assert_eq!((code, said.trim_end()), (Some(0), done));
+    }
+    assert!(
+        !folder.path().join(".local").exists(),
+        "the embedded services were begun"
+    );
+    let (_, there) = ask(&[]);
+    assert!(
+        there.contains("ok     Google Gemini, …0001, unverified; last used never"),
+        "{there}"
+    );
+    let (code, other) = ask(&[("DEPLOY_ENV", "keys-dev")]);
+    assert_eq!(code, Some(1));
+    assert!(other.contains("is DEPLOY_ENV the stack's name"), "{other}");
+    let (_, table) = ask(&[("TABLE_NAME", "another-table")]);
+    assert!(table.contains("TABLE_NAME names no table"), "{table}");
+    let unknown = "arn:aws:kms:us-east-1:000000000000:key/ffffffff-0000-4000-8000-000000000000";
+    let (_, kms) = ask(&[("KMS_KEY_ARN", unknown)]);
+    assert!(
+        kms.contains("WRONG  KMS refuses the KMS key (not found)"),
+        "{kms}"
+    );
+    assert!(!kms.contains("ffffffff-0000"), "{kms}");
+    let (_, nobody) = ask(&[
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]);
+    assert!(
+        nobody.contains("are there credentials and a region?"),
+        "{nobody}"
+    );
+}
