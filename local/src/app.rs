@@ -5,17 +5,13 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::extract::State;
 use lambda_http::{
     Body, Request, Response,
-    http::{
-        HeaderValue, Method, StatusCode,
-        header::{HOST, ORIGIN},
-    },
+    http::{HeaderValue, Method, header::ORIGIN},
 };
 use serde::Serialize;
 use tokio::net::TcpListener;
 use user_api_keys::{
     aws::Aws,
     config::Config,
-    developer_keys::DeveloperKeys,
     endpoint::{Endpoint, Route, SetupError, find, json, never_stored, path},
     events::{AnyBody, in_one_piece},
     origin::Origins,
@@ -88,7 +84,7 @@ impl App {
             routes: routes(),
             endpoint: Endpoint::new(config, aws, "local")?,
             origins: Origins::new(config),
-            page: Page::new(config, DeveloperKeys::new(config), aws),
+            page: Page::new(config),
             save: save_keys::Deps::new(config, aws)?,
             fetch: fetch_keys::Deps::new(config, aws)?,
             generate: generate_content::Deps::new(config, aws)?,
@@ -121,10 +117,11 @@ impl App {
     /// What is no function's route: the page, open-keys, and everything that is not there.
     async fn answer_elsewhere(&self, request: Request) -> Response<Body> {
         let path = path(request.uri(), &request);
-        if (request.method(), path) == (&Method::GET, "/") {
-            let host = request.headers().get(HOST).and_then(|v| v.to_str().ok());
+        if request.method() == Method::GET
+            && let Some(page) = self.page.at(path)
+        {
             return match self.origins.admit(request.headers()) {
-                Ok(()) => self.page.response(host.unwrap_or_default()).await,
+                Ok(()) => page,
                 Err(problem) => problem.response("-"),
             };
         }
@@ -213,12 +210,5 @@ async fn relay(State(app): State<Arc<App>>, request: axum::extract::Request) -> 
         Err(_) => in_one_piece(Problem::too_large(BODY_MAX_BYTES).response("-")),
     };
     never_stored(response.headers_mut());
-    response
-}
-
-/// The status of an answer that could not be made.
-pub(crate) fn unavailable() -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response
 }

@@ -18,6 +18,10 @@ use clap::Args;
 use embedded::{Embedded, StartError};
 use futures_util::{StreamExt, stream};
 use secrecy::SecretString;
+use time::{
+    OffsetDateTime, PrimitiveDateTime, format_description::BorrowedFormatItem,
+    macros::format_description,
+};
 use ulid::Ulid;
 use user_api_keys::{
     api_key::ApiKey,
@@ -36,6 +40,12 @@ use crate::serve;
 
 /// How long a provider may take to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How far a clock may be off, as tokens' times are checked.
+const CLOCK_S: i64 = 10;
+/// A `Date` header.
+const HTTP_DATE: &[BorrowedFormatItem<'_>] = format_description!(
+    "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+);
 /// The person in whose name the KMS key is tried; no key is saved for them.
 const NOBODY: &str = "user_doctor00000000";
 
@@ -274,8 +284,8 @@ async fn clerk(config: &Config, findings: &mut Findings) {
     parties(clerk, config, findings);
     if let ClerkKeys::Jwks(url) = &clerk.keys {
         match reach(url).await {
-            true => findings.good("CLERK_JWKS_URL answers"),
-            false => findings.wrong(
+            Some(_) => findings.good("CLERK_JWKS_URL answers"),
+            None => findings.wrong(
                 "CLERK_JWKS_URL does not answer",
                 "is it the JWKS URL of Clerk's dashboard? CLERK_JWT_KEY needs no network",
             ),
@@ -380,12 +390,37 @@ fn port(args: &DoctorArgs, findings: &mut Findings) {
     }
 }
 
-async fn reach(url: &str) -> bool {
-    let Ok(https) = Https::new() else {
-        return false;
-    };
+/// Whether anything answers there, and by how many seconds its clock is ahead of this one.
+async fn reach(url: &str) -> Option<Option<i64>> {
     // Whatever it answers, it is there.
-    https.get(url).timeout(PATIENCE).send().await.is_ok()
+    let answer = Https::new()
+        .ok()?
+        .get(url)
+        .timeout(PATIENCE)
+        .send()
+        .await
+        .ok()?;
+    let date = answer
+        .headers()
+        .get("date")
+        .and_then(|date| date.to_str().ok());
+    let date = date.and_then(|date| PrimitiveDateTime::parse(date, HTTP_DATE).ok());
+    Some(date.map(|date| (date.assume_utc() - OffsetDateTime::now_utc()).whole_seconds()))
+}
+
+/// Tokens live a minute, and AWS takes no signature that is minutes off.
+fn clock(ahead_s: &[i64], findings: &mut Findings) {
+    let mut ahead_s = ahead_s.to_vec();
+    ahead_s.sort_unstable();
+    // Of several the middle one: one of them may be wrong itself.
+    match ahead_s.get(ahead_s.len() / 2) {
+        Some(off) if off.abs() > CLOCK_S => findings.wrong(
+            format_args!("this machine's clock is {} s off", off.abs()),
+            "set it (timedatectl set-ntp true): tokens count as expired or not yet valid until then",
+        ),
+        Some(_) => findings.good("the clock is right"),
+        None => {}
+    }
 }
 
 async fn providers(config: &Config, findings: &mut Findings) {
@@ -396,7 +431,9 @@ async fn providers(config: &Config, findings: &mut Findings) {
         .map(async |provider| (provider, reach(config.base_url(*provider)).await))
         .buffered(Provider::ALL.len());
     let answers: Vec<_> = answers.collect().await;
-    if answers.iter().all(|(_, there)| !there) {
+    let ahead: Vec<_> = answers.iter().filter_map(|(_, there)| (*there)?).collect();
+    clock(&ahead, findings);
+    if answers.iter().all(|(_, there)| there.is_none()) {
         return findings.wrong(
             "no provider can be reached",
             "is there a way to the internet? --offline leaves this out",
@@ -405,8 +442,8 @@ async fn providers(config: &Config, findings: &mut Findings) {
     for (provider, there) in answers {
         let (name, url) = (provider.facts().title, config.base_url(*provider));
         match there {
-            true => findings.good(format_args!("{name} can be reached")),
-            false => findings.wrong(
+            Some(_) => findings.good(format_args!("{name} can be reached")),
+            None => findings.wrong(
                 format_args!("{name} cannot be reached at {url}"),
                 "its page says whether it is down; --offline leaves this out",
             ),

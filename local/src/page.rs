@@ -1,6 +1,6 @@
-//! The status page at `/`: what runs here, in which mode, and which providers have a key.
+//! The onboarding page of `web/page`, as its build left it, inside the binary.
 //!
-//! Never a key, and in Production nobody's keys at all.
+//! The same for everybody: what it shows, it asks the API for in the reader's name.
 
 use lambda_http::{
     Body, Response,
@@ -9,133 +9,78 @@ use lambda_http::{
         header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     },
 };
-use user_api_keys::{
-    auth::Auth,
-    aws::Aws,
-    config::Config,
-    developer_keys::DeveloperKeys,
-    key_table::{KeyLister, Record, Status, TableError},
-    mode::Mode,
-    provider::Provider,
-};
+use serde_json::{Value, json};
+use user_api_keys::config::Config;
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem;\
-color:#1c2530;background:#fff}h1{font-size:1.4rem}table{border-collapse:collapse;width:100%}\
-td,th{text-align:left;padding:.35rem .5rem;border-bottom:1px solid #dde3ea}\
-code,pre{background:#f1f4f8;border-radius:4px;padding:.1rem .3rem}pre{padding:.7rem;overflow:auto}\
-.yes{color:#0a6b2d;font-weight:600}.no{color:#6a737d}\
-@media(prefers-color-scheme:dark){body{color:#dfe6ee;background:#12171d}code,pre{background:#1f2831}\
-td,th{border-color:#2c3742}.yes{color:#5fd38a}.no{color:#93a0ad}}";
+const HTML: &str = include_str!("../../web/page/dist/index.html");
+const SCRIPT: &str = include_str!("../../web/page/dist/page.js");
+const STYLE: &str = include_str!("../../web/page/dist/page.css");
+/// What the page reads its settings from.
+const SETTINGS: &str = "id=\"settings\">{}<";
 
-/// The page's facts.
+/// The page and what a browser may do with it.
 pub struct Page {
-    config: Config,
-    developer: Option<DeveloperKeys>,
-    keys: KeyLister,
+    html: String,
+    policy: HeaderValue,
 }
 
 impl Page {
-    /// A page about `config`; `developer` is there in Local mode only.
+    /// A page whose readers sign in as `config` says.
     #[must_use]
-    pub fn new(config: &Config, developer: Option<DeveloperKeys>, aws: &Aws) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let settings = settings(config).to_string().replace('<', "\\u003c");
+        let policy = policy(config);
         Self {
-            config: config.clone(),
-            developer,
-            keys: KeyLister::new(aws.dynamodb.clone(), config.table_name.clone()),
+            html: HTML.replace(SETTINGS, &format!("id=\"settings\">{settings}<")),
+            policy: HeaderValue::from_str(&policy)
+                .unwrap_or(HeaderValue::from_static("default-src 'none'")),
         }
     }
 
-    /// The page, read anew each time; `host` is where the reader found it.
-    pub async fn response(&self, host: &str) -> Response<Body> {
-        let Ok(html) = self.html(host).await else {
-            return crate::app::unavailable();
+    /// The part of it at `path`.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<Response<Body>> {
+        let (kind, text) = match path {
+            "/" => ("text/html; charset=utf-8", self.html.as_str()),
+            "/page.js" => ("text/javascript; charset=utf-8", SCRIPT),
+            "/page.css" => ("text/css; charset=utf-8", STYLE),
+            _ => return None,
         };
-        let mut response = Response::new(Body::from(html));
-        for (name, value) in [
-            (CONTENT_TYPE, "text/html; charset=utf-8"),
-            (
-                CONTENT_SECURITY_POLICY,
-                "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-            ),
-        ] {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
-        }
-        response
-    }
-
-    async fn html(&self, host: &str) -> Result<String, TableError> {
-        let (mode, files) = match self.config.mode {
-            Mode::Local => (
-                "Local: one developer, no sign-in unless Clerk is configured",
-                format!(
-                    "<p>Keys are read from the environment, then <code>{}</code>, then the table, and \
-                     saved to the file and the table. CopilotKit's key also goes to <code>{}</code>.</p>",
-                    escaped(&self.config.backend_env_file.display().to_string()),
-                    escaped(&self.config.frontend_env_file.display().to_string())
-                ),
-            ),
-            Mode::Production => (
-                "Production: every signed-in person, fully isolated",
-                "<p>Keys are in the table alone, sealed; no file and no environment key is read.</p>"
-                    .to_owned(),
-            ),
-        };
-        let bearer = match self.config.clerk {
-            Some(_) => " -H \"Authorization: Bearer $TOKEN\"",
-            None => "",
-        };
-        let rows = self.rows().await?;
-        Ok(format!(
-            "<!doctype html><html lang=en><meta charset=utf-8><title>user-api-keys</title>\
-             <meta name=viewport content=\"width=device-width\"><style>{STYLE}</style>\
-             <h1>user-api-keys is running</h1><p>Mode: <b>{mode}</b></p>{files}\
-             <table><thead><tr><th>Provider<th>Variable<th>Key</thead><tbody>{rows}</tbody></table>\
-             <p>Try:</p><pre>curl{bearer} http://{}/api/onboarding/api-keys</pre></html>",
-            escaped(host)
-        ))
-    }
-
-    /// One row per provider; in Production without a word about anybody's keys.
-    async fn rows(&self) -> Result<String, TableError> {
-        let records = match (&self.developer, Auth::new(self.config.mode, None)) {
-            (Some(_), Ok(local)) => {
-                let now = time::OffsetDateTime::now_utc();
-                match local.user(&Default::default(), now).await {
-                    Ok(developer) => self.keys.list(&developer).await?,
-                    Err(_) => Vec::new(),
-                }
-            }
-            _ => Vec::new(),
-        };
-        let saved = |provider| {
-            let mut records = records.iter();
-            records.find(|r: &&Record| r.provider() == Some(provider))
-        };
-        let row = |&provider: &Provider| {
-            let facts = provider.facts();
-            let developer = self.developer.as_ref();
-            let (class, state) = match developer {
-                None => ("no", "each person's own"),
-                Some(keys) if keys.find(provider).is_some() => ("yes", "has a key"),
-                Some(_) => match saved(provider).map(|record| record.status) {
-                    Some(Status::Invalid) => ("no", "has a key that its provider refuses"),
-                    Some(_) => ("yes", "has a key"),
-                    None => ("no", "no key"),
-                },
-            };
-            format!(
-                "<tr><td>{}<td><code>{}</code><td class={class}>{state}",
-                facts.title, facts.env
-            )
-        };
-        Ok(Provider::ALL.iter().map(row).collect())
+        let mut response = Response::new(Body::from(text));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
+        Some(response)
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('"', "&quot;")
+/// How to sign in: with Clerk's own library, not at all, or that it cannot be.
+fn settings(config: &Config) -> Value {
+    match (&config.clerk, &config.clerk_publishable_key) {
+        (None, _) => json!({}),
+        (Some(_), None) => json!({"missing": "CLERK_PUBLISHABLE_KEY"}),
+        (Some(clerk), Some(key)) => {
+            json!({"clerk": {"publishableKey": key, "frontendApi": clerk.issuer}})
+        }
+    }
+}
+
+/// Scripts and connections: our own, and Clerk's where people sign in.
+fn policy(config: &Config) -> String {
+    let clerk = config
+        .clerk
+        .as_ref()
+        .filter(|_| config.clerk_publishable_key.is_some());
+    let (also, look) = match clerk {
+        Some(clerk) => (
+            format!(" {}", clerk.issuer),
+            "style-src 'self' 'unsafe-inline'; img-src 'self' data: https://img.clerk.com; \
+             worker-src 'self' blob:; frame-src https://challenges.cloudflare.com",
+        ),
+        None => (String::new(), "style-src 'self'; img-src 'self'"),
+    };
+    format!(
+        "default-src 'none'; script-src 'self'{also}; connect-src 'self'{also}; {look}; \
+         form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    )
 }

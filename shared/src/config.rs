@@ -34,6 +34,8 @@ pub struct Config {
     pub kms_decrypt_key_arns: Vec<KeyArn>,
     /// How callers are identified; always there in Production.
     pub clerk: Option<Clerk>,
+    /// `CLERK_PUBLISHABLE_KEY`: with it the page signs people in. It is public.
+    pub clerk_publishable_key: Option<String>,
     /// `BACKEND_ENV_FILE`.
     pub backend_env_file: PathBuf,
     /// `FRONTEND_ENV_FILE`.
@@ -206,6 +208,7 @@ impl Config {
         let kms_key_arn = reader.key_arn("KMS_KEY_ARN");
         let kms_decrypt_key_arns = reader.key_arns("KMS_DECRYPT_KEY_ARNS");
         let clerk = reader.clerk(mode);
+        let clerk_publishable_key = reader.optional("CLERK_PUBLISHABLE_KEY");
         let path = |value: Option<String>, default: &str| {
             PathBuf::from(value.unwrap_or_else(|| default.to_owned()))
         };
@@ -258,6 +261,7 @@ impl Config {
                 kms_key_arn,
                 kms_decrypt_key_arns,
                 clerk,
+                clerk_publishable_key,
                 backend_env_file,
                 frontend_env_file,
                 environment_keys,

@@ -203,7 +203,31 @@ async fn a_provider_that_is_not_there_and_a_server_that_is_are_named() {
         "{said}"
     );
     assert!(said.contains("ok     Exa can be reached"), "{said}");
+    assert!(said.contains("ok     the clock is right"), "{said}");
     assert_eq!(code, Some(1));
+    // Providers whose clocks are two hours ahead: it is this machine's that is behind.
+    let ahead = time::OffsetDateTime::now_utc() + time::Duration::hours(2);
+    let ahead = ahead
+        .format(&time::format_description::well_known::Rfc2822)
+        .unwrap();
+    let date = ahead.replace("+0000", "GMT");
+    let answer = move || {
+        let date = date.clone();
+        async move { [("date", date)] }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = format!("http://{}", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(answer);
+    tokio::spawn(async { axum::serve(listener, router).await });
+    doctor
+        .env("GEMINI_BASE_URL", &elsewhere)
+        .env("EXA_BASE_URL", &elsewhere);
+    for name in ["OPENAI", "ANTHROPIC", "MISTRAL", "COPILOTKIT"] {
+        doctor.env(format!("{name}_BASE_URL"), &elsewhere);
+    }
+    let (_, said) = self::said(&mut doctor);
+    assert!(said.contains("WRONG  this machine's clock is 7"), "{said}");
+    assert!(said.contains("timedatectl"), "{said}");
 }
 
 #[tokio::test]

@@ -251,22 +251,73 @@ fn behind_a_proxy_it_says_what_to_set() {
 }
 
 #[tokio::test]
-async fn the_status_page_says_which_providers_have_a_key_and_never_the_key() {
+async fn the_page_is_the_same_for_everybody_and_lets_in_no_script_but_its_own() {
     let folder = folder();
     let server = start(&mut command(folder.path(), &["--port", "0"]));
     server
         .save(None, "gemini", "AQ.planted-in-the-page-0001")
         .await;
-    let page = reqwest::get(&server.url)
-        .await
+    for (path, kind, holds) in [
+        (
+            "/",
+            "text/html; charset=utf-8",
+            "<title>Your API keys</title>",
+        ),
+        (
+            "/page.js",
+            "text/javascript; charset=utf-8",
+            "copilotkit_api_key",
+        ),
+        (
+            "/page.css",
+            "text/css; charset=utf-8",
+            "prefers-color-scheme",
+        ),
+    ] {
+        let answer = reqwest::get(format!("{}{path}", server.url)).await.unwrap();
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(
+            (
+                header("content-type").as_str(),
+                header("cache-control").as_str()
+            ),
+            (kind, "no-store")
+        );
+        let policy = header("content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; connect-src 'self';"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let text = answer.text().await.unwrap();
+        assert!(
+            text.contains(holds) && !text.contains("AQ.planted"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_page_signs_people_in_with_clerk_where_its_public_key_is_known() {
+    let folder = folder();
+    let args = ["--port", "0", "--in-memory", "--production"];
+    let mut command = command(folder.path(), &args);
+    clerk(&mut command).env("CLERK_PUBLISHABLE_KEY", "pk_test_</script>");
+    let server = start(&mut command);
+    let answer = reqwest::get(&server.url).await.unwrap();
+    let policy = answer.headers()["content-security-policy"]
+        .to_str()
         .unwrap()
-        .text()
-        .await
-        .unwrap();
+        .to_owned();
     assert!(
-        page.contains("Local") && page.contains("backend/.env"),
-        "{page}"
+        policy.contains("script-src 'self' https://clerk.test;"),
+        "{policy}"
     );
-    assert_eq!(page.matches("has a key").count(), 1);
-    assert!(!page.contains("AQ.planted"));
+    let text = answer.text().await.unwrap();
+    assert!(
+        text.contains(
+            r#""frontendApi":"https://clerk.test","publishableKey":"pk_test_\u003c/script>""#
+        ),
+        "{text}"
+    );
 }
