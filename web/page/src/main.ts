@@ -44,7 +44,10 @@ async function draw(): Promise<void> {
   drawSteps(await advanced(progress.data!, config.data!.providers, keys.data!.api_keys));
   const records = new Map(keys.data!.keys.map((key) => [key.provider, key]));
   const abouts = [...config.data!.providers].sort((a, b) => Number(b.required) - Number(a.required));
+  // What somebody has begun to type in another card stays.
+  const typed = [...by("cards").querySelectorAll("input")].map((field) => [field.id, field.value] as const);
   by("cards").replaceChildren(...abouts.map((about) => card(about, records.get(about.provider), keys.data!.api_keys[about.provider] ?? null)));
+  for (const [id, value] of typed) by("cards").querySelector<HTMLInputElement>(`#${id}`)!.value = value;
   drawTry(abouts.filter(({ provider }) => ["gemini", "openai", "anthropic", "mistral"].includes(provider) && keys.data!.api_keys[provider]));
   drawUsage(usage.data!.days);
   drawTrail(trail.data!.records, abouts);
@@ -78,7 +81,7 @@ function verdict(key: KeyRecord): [string, string] {
 function card(about: About, key: KeyRecord | undefined, mask: string | null): HTMLElement {
   const { provider, name, required } = about;
   const id = `key-${provider}`;
-  const field = el("input", { id, type: "password", autocomplete: "off", autocapitalize: "off", spellcheck: "false", maxlength: 1024, placeholder: key ? "Paste another key to replace it" : "Paste your key", required: true });
+  const field = el("input", { id, type: "password", autocomplete: "off", autocapitalize: "off", spellcheck: "false", maxlength: 1024, placeholder: key ? "Another key" : "Paste your key", required: true });
   const show = el("button", { type: "button", "aria-pressed": "false", "aria-label": `Show the ${name} key you are typing`, click: () => {
     const hidden = field.type === "password";
     field.type = hidden ? "text" : "password";

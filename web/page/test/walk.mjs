@@ -39,8 +39,11 @@ async function walk(browser, name, url, prepare) {
   await paste("gemini", SECRETS[0]);
   await statusIs("its provider takes it");
   await card("gemini").getByText("************0001").waitFor();
+  await card("mistral").locator("input").fill("half-typed");
   await paste("exa", SECRETS[1]);
   await card("exa").getByText("************0002").waitFor();
+  check((await card("mistral").locator("input").inputValue()) === "half-typed", `${name}: what is being typed elsewhere stays`);
+  await card("mistral").locator("input").fill("");
   await page.evaluate(() => window.addEventListener("copilotkit-key-updated", (event) => { window.handed = event.detail; }));
   const percent = () => page.locator("progress").evaluate((bar) => bar.value);
   check((await percent()) === 0, `${name}: nothing is done yet`);
