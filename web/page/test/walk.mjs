@@ -17,6 +17,13 @@ async function walk(browser, name, url, prepare) {
   page.on("pageerror", (error) => { throw error; });
   const urls = [];
   page.on("request", (request) => urls.push(request.url()));
+  // The network log: what came back, and what was sent other than by a save.
+  const network = [];
+  page.on("requestfinished", async (request) => {
+    const answer = await request.response();
+    network.push(answer ? await answer.text().catch(() => "") : "");
+    if (!(request.method() === "POST" && request.url().endsWith("/api/onboarding/api-keys"))) network.push(request.postData() ?? "");
+  });
   await prepare(page);
   await page.goto(url);
   const status = page.getByRole("status");
@@ -88,7 +95,8 @@ async function walk(browser, name, url, prepare) {
   await page.getByRole("cell", { name: "generate-content" }).first().waitFor();
 
   // Nothing of a key anywhere; the addresses neither.
-  const everywhere = [await page.content(), ...said, ...urls, await page.evaluate(() => JSON.stringify({ ...localStorage, ...sessionStorage }) + document.cookie + location.href)].join("\n");
+  const everywhere = [await page.content(), ...said, ...urls, ...network, await page.evaluate(() => JSON.stringify({ ...localStorage, ...sessionStorage }) + document.cookie + location.href)].join("\n");
+  check(network.length > 40, `${name}: the network was listened to`);
   for (const secret of SECRETS) check(!everywhere.includes(secret), `${name}: a key is left`);
 
   await page.addScriptTag({ content: axe }).catch(() => page.evaluate(axe));
