@@ -24,7 +24,7 @@ use user_api_keys::{
     api_key::ApiKey,
     auth::Auth,
     config::Config,
-    key_table::{KeyWriter, NewKey, Status},
+    key_table::{KeyWriter, NewKey},
     provider::Provider,
     sealing::{Binding, Sealer},
 };
@@ -166,16 +166,13 @@ impl Lambda {
             kid: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
         };
         let sealer = Sealer::new(self.services.kms.clone(), &self.config);
-        let new = NewKey {
+        let hint = key.hint();
+        let new = NewKey::unverified(
             provider,
-            kid: binding.kid,
-            sealed: sealer.seal(&key, &binding).await.unwrap(),
-            hint: &key.hint(),
-            description: None,
-            expires_at: None,
-            status: Status::Unverified,
-            replaces: None,
-        };
+            binding.kid,
+            sealer.seal(&key, &binding).await.unwrap(),
+            &hint,
+        );
         let table = self.services.table_name.clone();
         let writer = KeyWriter::new(self.services.dynamodb.clone(), table);
         let before = writer.before(&user, provider).await.unwrap();

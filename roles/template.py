@@ -6,6 +6,7 @@ functions, once for each way in which the KMS keys can be set. Prints JSON.
 import json
 import logging
 import os
+import re
 import sys
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
@@ -96,13 +97,17 @@ class Stack:
         return {key: found for key, found in ((k, self.resolve(v)) for k, v in value.items()) if found is not REMOVED}
 
     def substituted(self, text):
-        import re
         return re.sub(r"\$\{([^}]+)\}", lambda found: str(self.resolve(
             {"Fn::GetAtt": found[1]} if "." in found[1] else {"Ref": found[1]})), text)
 
     def holds_resource(self, name):
         condition = self.template["Resources"][name].get("Condition")
         return condition is None or self.holds(condition)
+
+    def functions(self):
+        """Each function's logical name, by the name that roles.txt gives it."""
+        return {self.name(name).removeprefix(PSEUDO["AWS::StackName"] + "-"): name
+                for name, resource in self.template["Resources"].items() if resource["Type"] == "AWS::Lambda::Function"}
 
     def roles(self):
         roles, policies = {}, {}
@@ -118,11 +123,9 @@ class Stack:
                 roles[name] = {"arn": self.arn(name), "managed": properties.get("ManagedPolicyArns", []),
                                "trusts": properties["AssumeRolePolicyDocument"],
                                "policies": [p["PolicyDocument"] for p in properties.get("Policies", [])]}
-        for name, resource in self.template["Resources"].items():
-            if resource["Type"] == "AWS::Lambda::Function":
-                role = resource["Properties"]["Role"]["Fn::GetAtt"][0]
-                function = self.name(name).removeprefix(PSEUDO["AWS::StackName"] + "-")
-                roles[role]["function"] = function
+        for function, name in self.functions().items():
+            role = self.template["Resources"][name]["Properties"]["Role"]["Fn::GetAtt"][0]
+            roles[role]["function"] = function
         return {"table": self.arn("Table"), "stack": PSEUDO["AWS::StackName"], "roles": roles, "key_policies": policies,
                 "sealing": self.resolve({"Fn::If": ["SealsWithA", {"Fn::GetAtt": ["KmsKeyA", "Arn"]}, {"Fn::GetAtt": ["KmsKeyB", "Arn"]}]}),
                 "keys": [arn for arn in map(self.arn, KMS_KEYS)]}

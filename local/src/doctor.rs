@@ -127,7 +127,7 @@ async fn look(args: &DoctorArgs, findings: &mut Findings) {
         true => None,
         false => match data_folder(args, findings).await {
             Some(services) => Some(services),
-            None => return settings_without_services(args, findings),
+            None => return settings_without_services(args, &environment, findings),
         },
     };
     let config = match &services {
@@ -201,7 +201,11 @@ async fn data_folder(args: &DoctorArgs, findings: &mut Findings) -> Option<Embed
 }
 
 /// What can be said while the table cannot be looked at.
-fn settings_without_services(args: &DoctorArgs, findings: &mut Findings) {
+fn settings_without_services(
+    args: &DoctorArgs,
+    environment: &BTreeMap<String, String>,
+    findings: &mut Findings,
+) {
     let config = Config::from_env_with(|name, value| match name {
         "TABLE_NAME" => Some("-".to_owned()),
         "KMS_KEY_ARN" => Some("arn:aws:kms:us-east-1:000000000000:key/-".to_owned()),
@@ -210,9 +214,9 @@ fn settings_without_services(args: &DoctorArgs, findings: &mut Findings) {
         _ => value,
     });
     if let Some(config) = settings(config, findings) {
-        mode(&config, args, &environment(), findings);
+        mode(&config, args, environment, findings);
         if config.mode == Mode::Local {
-            files::look(&config, &environment(), findings);
+            files::look(&config, environment, findings);
         }
     }
 }

@@ -17,7 +17,7 @@ use ulid::Ulid;
 use user_api_keys::{
     api_key::ApiKey,
     audit::{self, AuditWriter, Outcome},
-    key_table::{KeyReader, KeyWriter, NewKey, Status, TableError},
+    key_table::{KeyReader, KeyWriter, NewKey, TableError},
     provider::Provider,
     sealing::{Binding, Opener, Sealer, SealingError},
     user::User,
@@ -250,16 +250,13 @@ impl Target {
             provider: *provider,
             kid: &kid,
         };
-        let new = NewKey {
-            provider: *provider,
-            kid: &kid,
-            sealed: self.sealer.seal(key, &binding).await?,
-            hint: &key.hint(),
-            description: None,
-            expires_at: None,
-            status: Status::Unverified,
-            replaces: None,
-        };
+        let hint = key.hint();
+        let new = NewKey::unverified(
+            *provider,
+            &kid,
+            self.sealer.seal(key, &binding).await?,
+            &hint,
+        );
         let now = OffsetDateTime::now_utc();
         let event = audit::Event {
             action: audit::Action::Save,

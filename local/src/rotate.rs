@@ -29,7 +29,8 @@ use user_api_keys::{
 
 use crate::{
     progress::{self, Progress},
-    serve, token,
+    serve,
+    stack::unattended,
 };
 
 /// Passes after which rows that still do not move are somebody's work. As in `rotation.asl.json`.
@@ -176,13 +177,7 @@ async fn move_all(
 
 /// The environment's settings, for jobs that nobody calls.
 fn config(args: &RotateArgs, services: &Embedded) -> Result<Config, ConfigError> {
-    serve::config(args.production, services, None, |name| match name {
-        "CLERK_JWT_KEY" => Some(token::PUBLIC_KEY.to_owned()),
-        "CLERK_ISSUER" => Some(token::ISSUER.to_owned()),
-        "CLERK_AUTHORIZED_PARTIES" => Some(token::PARTY.to_owned()),
-        "OPEN_KEYS_TRUST_CALLER" => Some("true".to_owned()),
-        _ => None,
-    })
+    serve::config(args.production, services, None, unattended)
 }
 
 fn say(line: std::fmt::Arguments<'_>) -> std::io::Result<()> {

@@ -43,6 +43,18 @@ pub enum StackError {
     User,
 }
 
+/// Settings of a command that nobody calls, so that nobody has to sign in.
+pub(crate) fn unattended(name: &str) -> Option<String> {
+    let value = match name {
+        "CLERK_JWT_KEY" => token::PUBLIC_KEY,
+        "CLERK_ISSUER" => token::ISSUER,
+        "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
+        "OPEN_KEYS_TRUST_CALLER" => "true",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
 /// An open stack.
 pub(crate) struct Stack {
     pub(crate) config: Config,
@@ -54,23 +66,15 @@ pub(crate) struct Stack {
 
 impl Stack {
     pub(crate) async fn open(args: &StackArgs) -> Result<Self, StackError> {
-        // Nobody calls, so nobody has to sign in.
-        let fixed = |name: &str| match name {
-            "CLERK_JWT_KEY" => Some(token::PUBLIC_KEY.to_owned()),
-            "CLERK_ISSUER" => Some(token::ISSUER.to_owned()),
-            "CLERK_AUTHORIZED_PARTIES" => Some(token::PARTY.to_owned()),
-            "OPEN_KEYS_TRUST_CALLER" => Some("true".to_owned()),
-            _ => None,
-        };
         let (config, aws, services) = if args.aws {
             let config = Config::from_env_with(|name, value| match name {
                 "CLERK_JWKS_URL" => None,
-                name => fixed(name).or(value),
+                name => unattended(name).or(value),
             })?;
             (config, Aws::adaptive().await, None)
         } else {
             let services = Embedded::in_folder(&args.data_dir).await?;
-            let config = serve::config(true, &services, None, fixed)?;
+            let config = serve::config(true, &services, None, unattended)?;
             let aws = Aws::new(&services.dynamodb, &services.kms);
             (config, aws, Some(services))
         };

@@ -252,12 +252,7 @@ impl Check<'_> {
         let identity = documents(&role.policies)?;
         for line in self.recorded.iter().filter(|line| line.may.contains(name)) {
             for (resource, context) in line.requests(self.stack)? {
-                let key_policy = self
-                    .stack
-                    .key_policies
-                    .get(&resource)
-                    .map(document)
-                    .transpose()?;
+                let key_policy = self.stack.key_policy(&resource)?;
                 let call = (line.action.as_str(), resource.as_str(), &context);
                 if !allowed(&role.arn, Sides::Both, &identity, key_policy.as_ref(), call) {
                     self.problem(format!(

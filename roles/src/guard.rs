@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use crate::{
     Error,
     calls::calls,
-    stack::{Sides, Stack, allowed, document, documents},
+    stack::{Sides, Stack, allowed, documents},
     table::parse,
 };
 
@@ -133,12 +133,7 @@ impl Guard {
                 let key = "kms:EncryptionContext:env".to_owned();
                 context.insert(key, awsim_iam_policy::ContextValue::String(env.to_owned()));
             }
-            let policy = self
-                .stack
-                .key_policies
-                .get(&resource)
-                .map(document)
-                .transpose()?;
+            let policy = self.stack.key_policy(&resource)?;
             let call = (line.action.as_str(), resource.as_str(), &context);
             if !ours || !allowed(&role.arn, Sides::Both, &identity, policy.as_ref(), call) {
                 return Ok(false);

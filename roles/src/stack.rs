@@ -103,6 +103,11 @@ impl Stack {
         })
     }
 
+    /// The key policy of a resource that is a KMS key of the stack.
+    pub(crate) fn key_policy(&self, resource: &str) -> Result<Option<PolicyDocument>, Error> {
+        self.key_policies.get(resource).map(document).transpose()
+    }
+
     pub(crate) fn functions(&self) -> BTreeMap<&str, &Role> {
         let named = self
             .roles

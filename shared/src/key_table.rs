@@ -273,6 +273,23 @@ pub struct NewKey<'a> {
     pub replaces: Option<u64>,
 }
 
+impl<'a> NewKey<'a> {
+    /// A key of which nothing is known but what it takes to store it, over whatever is there.
+    #[must_use]
+    pub fn unverified(provider: Provider, kid: &'a str, sealed: Sealed, hint: &'a str) -> Self {
+        Self {
+            provider,
+            kid,
+            sealed,
+            hint,
+            description: None,
+            expires_at: None,
+            status: Status::Unverified,
+            replaces: None,
+        }
+    }
+}
+
 /// A change of a key's record that leaves the key itself alone; `None` leaves a field alone too.
 #[derive(Debug, Default)]
 pub struct Change {

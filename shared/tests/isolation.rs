@@ -13,7 +13,7 @@ use user_api_keys::{
     auth::Auth,
     aws::Aws,
     config::Config,
-    key_table::{KeyLister, KeyWriter, NewKey, Status, TableError},
+    key_table::{KeyLister, KeyWriter, NewKey, TableError},
     provider::Provider,
     sealing::{Binding, Opener, Sealer, SealingError},
     user::User,
@@ -95,16 +95,8 @@ impl Stack {
             kid: &kid,
         };
         let sealed = self.sealer.seal(&key, &binding).await.unwrap();
-        let new = NewKey {
-            provider,
-            kid: &kid,
-            sealed,
-            hint: &key.hint(),
-            description: None,
-            expires_at: None,
-            status: Status::Unverified,
-            replaces: None,
-        };
+        let hint = key.hint();
+        let new = NewKey::unverified(provider, &kid, sealed, &hint);
         let before = self.writer.before(user, provider).await.unwrap();
         self.writer
             .save(user, before, &new, OffsetDateTime::now_utc())
@@ -362,16 +354,12 @@ async fn a_save_that_fails_leaves_the_old_key_whole() {
         provider: Provider::Gemini,
         kid: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
     };
-    let new = NewKey {
-        provider: Provider::Gemini,
-        kid: binding.kid,
-        sealed: stack.sealer.seal(&key, &binding).await.unwrap(),
-        hint: "2222",
-        description: None,
-        expires_at: None,
-        status: Status::Unverified,
-        replaces: None,
-    };
+    let new = NewKey::unverified(
+        Provider::Gemini,
+        binding.kid,
+        stack.sealer.seal(&key, &binding).await.unwrap(),
+        "2222",
+    );
     let row = stack.writer.before(&a, Provider::Gemini).await.unwrap();
     let now = OffsetDateTime::now_utc();
     assert!(elsewhere.save(&a, row, &new, now).await.is_err());

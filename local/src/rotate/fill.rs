@@ -11,7 +11,7 @@ use user_api_keys::{
     api_key::ApiKey,
     auth::TrustedCaller,
     config::Config,
-    key_table::{KeyWriter, NewKey, Status},
+    key_table::{KeyWriter, NewKey},
     provider::Provider,
     sealing::{Binding, Sealer},
 };
@@ -101,16 +101,13 @@ impl Filling {
             kid: &kid,
         };
         let sealed = self.sealer.seal(&key, &binding).await;
-        let new = NewKey {
+        let hint = key.hint();
+        let new = NewKey::unverified(
             provider,
-            kid: &kid,
-            sealed: sealed.map_err(|error| failed(&error))?,
-            hint: &key.hint(),
-            description: None,
-            expires_at: None,
-            status: Status::Unverified,
-            replaces: None,
-        };
+            &kid,
+            sealed.map_err(|error| failed(&error))?,
+            &hint,
+        );
         let now = OffsetDateTime::now_utc();
         self.keys.save(&user, before, &new, now).await?;
         Ok(())

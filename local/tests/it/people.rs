@@ -11,7 +11,7 @@ use user_api_keys::{
     auth::TrustedCaller,
     aws::Aws,
     config::Config,
-    key_table::{KeyWriter, NewKey, Status, TableError},
+    key_table::{KeyWriter, NewKey, TableError},
     provider::Provider,
     sealing::{Binding, Sealer},
     user::User,
@@ -61,16 +61,13 @@ impl Functions {
         };
         let said = |error: TableError| error.to_string();
         let sealed = self.sealer.seal(&key, &binding).await;
-        let new = NewKey {
+        let hint = key.hint();
+        let new = NewKey::unverified(
             provider,
-            kid: &kid,
-            sealed: sealed.map_err(|error| error.to_string())?,
-            hint: &key.hint(),
-            description: None,
-            expires_at: None,
-            status: Status::Unverified,
-            replaces: None,
-        };
+            &kid,
+            sealed.map_err(|error| error.to_string())?,
+            &hint,
+        );
         let now = OffsetDateTime::now_utc();
         let before = self.keys.before(&user, provider).await.map_err(said)?;
         let saved = self.keys.save(&user, before, &new, now).await;
