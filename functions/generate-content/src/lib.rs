@@ -24,6 +24,8 @@ use user_api_keys::{
 };
 use utoipa::OpenApi;
 
+#[cfg(fuzzing)]
+pub use crate::writer::read_answer;
 use crate::{exa::Exa, request::Models, writer::Writer};
 
 /// What this function does.

@@ -165,16 +165,7 @@ impl Writer {
         let slow = |_| Failure::unavailable(title, "no first part in time");
         let begun = timeout(first, async {
             let events = self.ask(order, writes).await?;
-            let mut running = Running {
-                title,
-                dialect: writes.dialect,
-                events,
-                parts: VecDeque::new(),
-                finish: None,
-                usage: Usage::default(),
-                patience: self.patience,
-                ends,
-            };
+            let mut running = Running::new(title, writes.dialect, events, self.patience, ends);
             running.first_part().await?;
             Ok(running)
         });
@@ -219,33 +210,37 @@ impl Writer {
             let text = String::from_utf8(whole.body).map_err(|_| Broken::Malformed);
             return Ok(Box::pin(once(async { text })));
         }
-        Ok(events(response))
+        Ok(events(chunks(response)))
     }
 }
 
+/// The body as the network cuts it.
+fn chunks(response: reqwest::Response) -> impl Stream<Item = Result<Bytes, HttpsError>> + Send {
+    try_unfold(response, async |mut response| {
+        let chunk = response.chunk().await?;
+        Ok(chunk.map(|chunk| (chunk, response)))
+    })
+}
+
 /// The data of each event.
-fn events(response: reqwest::Response) -> Events {
-    let chunks = try_unfold(
-        (response, 0, 0),
-        async |(mut response, mut all, mut line)| {
-            let Some(chunk) = response.chunk().await.map_err(HttpsError::from)? else {
-                return Ok(None);
-            };
-            all += chunk.len();
-            // What stands after the last line break, or is added to the line that was begun.
-            line = match chunk.iter().rposition(|byte| *byte == b'\n') {
-                Some(end) => chunk.len() - end,
-                None => line + chunk.len(),
-            };
-            if all > ANSWER_MAX_BYTES {
-                return Err(Broken::Https(HttpsError::TooLarge));
-            }
-            if line > LINE_MAX_BYTES {
-                return Err(Broken::LineTooLong);
-            }
-            Ok(Some((chunk, (response, all, line))))
-        },
-    );
+fn events(chunks: impl Stream<Item = Result<Bytes, HttpsError>> + Send + 'static) -> Events {
+    let (mut all, mut line) = (0, 0);
+    let chunks = chunks.map(move |chunk| {
+        let chunk = chunk?;
+        all += chunk.len();
+        // What stands after the last line break, or is added to the line that was begun.
+        line = match chunk.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => chunk.len() - end,
+            None => line + chunk.len(),
+        };
+        if all > ANSWER_MAX_BYTES {
+            return Err(Broken::Https(HttpsError::TooLarge));
+        }
+        if line > LINE_MAX_BYTES {
+            return Err(Broken::LineTooLong);
+        }
+        Ok(chunk)
+    });
     // The last event counts also when nobody closed it with an empty line.
     let closed = chunks.chain(once(async { Ok(Bytes::from_static(b"\n\n")) }));
     let events = SseByteStream::new(Box::pin(closed)).map_err(|error| match error {
@@ -259,6 +254,25 @@ fn events(response: reqwest::Response) -> Events {
 }
 
 impl Running {
+    fn new(
+        title: &'static str,
+        dialect: Dialect,
+        events: Events,
+        patience: Patience,
+        ends: Instant,
+    ) -> Self {
+        Self {
+            title,
+            dialect,
+            events,
+            parts: VecDeque::new(),
+            finish: None,
+            usage: Usage::default(),
+            patience,
+            ends,
+        }
+    }
+
     /// Reads until there is something to show or the end is known.
     async fn first_part(&mut self) -> Result<(), Failure> {
         let unavailable = |cause: String| Failure::unavailable(self.title, cause);
@@ -356,6 +370,31 @@ fn after_output(title: &str, failure: Failure) -> Failure {
         Then::Again(_) => Failure::cut(title, failure.problem.cause()),
         Then::Stop | Then::KeyIsBad => failure,
     }
+}
+
+/// Reads an answer that comes in these pieces: its text and why it ended, or why not. For `fuzz/`.
+///
+/// # Errors
+/// The failure's code and cause.
+#[cfg(fuzzing)]
+pub async fn read_answer(
+    dialect: Dialect,
+    pieces: Vec<Bytes>,
+) -> Result<(String, &'static str), String> {
+    let said =
+        |failure: Failure| format!("{:?} {}", failure.problem.code(), failure.problem.cause());
+    let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok));
+    let (patience, ends) = (
+        Patience::default(),
+        Instant::now() + Duration::from_secs(60),
+    );
+    let mut running = Running::new("Provider", dialect, events(pieces), patience, ends);
+    running.first_part().await.map_err(said)?;
+    let mut text = String::new();
+    while let Some(piece) = running.next().await.map_err(said)? {
+        text.push_str(&piece);
+    }
+    Ok((text, running.ended().finish_reason))
 }
 
 #[cfg(test)]
