@@ -144,7 +144,13 @@ async fn look(args: &DoctorArgs, findings: &mut Findings) {
     }
     let aws = match &services {
         Some(services) => Aws::new(&services.dynamodb, &services.kms),
-        None => Aws::from_env().await,
+        None => match Aws::from_env().await {
+            Ok(aws) => aws,
+            Err(error) => {
+                findings.wrong(error, "name one, or unset it");
+                return;
+            }
+        },
     };
     kms(&config, &aws, findings).await;
     table(&config, &aws, findings).await;

@@ -9,6 +9,7 @@ use user_api_keys::{
     aws::Aws,
     config::{Config, ConfigError},
     mode::Mode,
+    tls::TrustError,
     user::User,
 };
 
@@ -35,6 +36,9 @@ pub enum StackError {
     /// Settings.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Nobody to trust.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// Local mode, which has one developer and no people.
     #[error("set DEPLOY_ENV to the stack's name: this is about people who sign in")]
     Mode,
@@ -71,7 +75,7 @@ impl Stack {
                 "CLERK_JWKS_URL" => None,
                 name => unattended(name).or(value),
             })?;
-            (config, Aws::adaptive().await, None)
+            (config, Aws::adaptive().await?, None)
         } else {
             let services = Embedded::in_folder(&args.data_dir).await?;
             let config = serve::config(true, &services, None, unattended)?;

@@ -11,6 +11,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -70,11 +71,19 @@ pub(crate) fn guard(files: &[String]) -> Result<ExitCode, Error> {
         writeln!(std::io::stdout(), "http://{}", listener.local_addr()?)?;
         axum::serve(
             listener,
-            Router::new().fallback(decide).with_state(Arc::new(guard)),
+            Router::new()
+                .route("/ping", get(healthy))
+                .fallback(decide)
+                .with_state(Arc::new(guard)),
         )
         .await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// What services of AWS answer to anybody.
+async fn healthy() -> &'static str {
+    "healthy"
 }
 
 async fn decide(State(guard): State<Arc<Guard>>, headers: HeaderMap, body: Bytes) -> Response {

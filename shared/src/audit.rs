@@ -13,7 +13,7 @@ use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::{
-    key_table::{TableError, failure, partition, projection, text},
+    key_table::{Item, TableError, failure, partition, projection, text},
     provider::Provider,
     user::User,
 };
@@ -109,6 +109,10 @@ pub struct Event<'a> {
     pub now: OffsetDateTime,
 }
 
+/// One record, not written yet.
+#[derive(Debug, Clone)]
+pub struct Entry(pub(crate) Item);
+
 /// Can only add records, in the name of one function.
 #[derive(Debug, Clone)]
 pub struct AuditWriter {
@@ -143,30 +147,44 @@ impl AuditWriter {
         event: &Event<'_>,
         outcome: Outcome,
     ) -> Result<(), TableError> {
-        let ttl = (event.now + KEPT).unix_timestamp();
-        let mut put = self
-            .dynamodb
-            .put_item()
-            .table_name(&self.table)
-            .item("pk", partition(user))
-            .item("sk", text(&format!("{PREFIX}{}", Ulid::new())))
-            .item("at", text(&event.now.format(&Rfc3339)?))
-            .item("action", text(event.action.as_str()))
-            .item("function", text(self.function))
-            .item("request_id", text(event.request_id))
-            .item("outcome", text(outcome.as_str()))
-            .item("ttl", AttributeValue::N(ttl.to_string()));
-        if let Some(provider) = event.provider {
-            put = put.item("provider", text(provider.name()));
-        }
-        if let Some(kid) = event.kid {
-            put = put.item("kid", text(kid));
-        }
-        if let Some(purpose) = event.purpose {
-            put = put.item("purpose", text(purpose));
-        }
-        put.send().await.map_err(|error| failure(&error))?;
+        let Entry(item) = self.entry(user, event, outcome)?;
+        let put = self.dynamodb.put_item().table_name(&self.table);
+        let put = put.set_item(Some(item)).send().await;
+        put.map_err(|error| failure(&error))?;
         Ok(())
+    }
+
+    /// The record that [`Self::write`] would write, for a transaction with what it is about.
+    ///
+    /// # Errors
+    /// [`TableError`] for a time that has no form.
+    pub fn entry(
+        &self,
+        user: &User,
+        event: &Event<'_>,
+        outcome: Outcome,
+    ) -> Result<Entry, TableError> {
+        let ttl = (event.now + KEPT).unix_timestamp();
+        let at = event.now.format(&Rfc3339)?;
+        let texts = [
+            ("sk", Some(format!("{PREFIX}{}", Ulid::new()).as_str())),
+            ("at", Some(&at)),
+            ("action", Some(event.action.as_str())),
+            ("function", Some(self.function)),
+            ("request_id", Some(event.request_id)),
+            ("outcome", Some(outcome.as_str())),
+            ("provider", event.provider.map(Provider::name)),
+            ("kid", event.kid),
+            ("purpose", event.purpose),
+        ]
+        .map(|(name, value)| (name, value.map(text)));
+        let others = [
+            ("pk", Some(partition(user))),
+            ("ttl", Some(AttributeValue::N(ttl.to_string()))),
+        ];
+        let all = texts.into_iter().chain(others);
+        let set = all.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        Ok(Entry(set.collect()))
     }
 
     /// Records that something allowed did not happen, or was refused. The failure itself is what the

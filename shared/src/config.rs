@@ -167,6 +167,12 @@ impl std::fmt::Debug for ConfigError {
     }
 }
 
+/// `SSL_CERT_FILE`: certificates to trust in place of those that are compiled in. Whoever may set it may
+/// set everything else, too.
+pub(crate) fn certificate_file() -> Option<PathBuf> {
+    std::env::var_os("SSL_CERT_FILE").map(PathBuf::from)
+}
+
 impl Config {
     /// Reads the process environment.
     ///

@@ -9,7 +9,7 @@ use lambda_http::http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest::{Client, RequestBuilder, redirect::Policy};
 use zeroize::Zeroizing;
 
-use crate::{api_key::ApiKey, provider::KeyHeader};
+use crate::{api_key::ApiKey, provider::KeyHeader, tls};
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a connection is kept for the next call; providers close theirs not much later.
@@ -32,8 +32,8 @@ pub struct Answer {
 /// Why there is no answer. Never the address: it is the kind that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HttpsError {
-    /// No TLS on this machine.
-    #[error("TLS cannot be set up")]
+    /// No TLS on this machine, or nobody to trust.
+    #[error("TLS cannot be set up; does SSL_CERT_FILE name PEM certificates?")]
     Setup,
     /// Too slow.
     #[error("timed out")]
@@ -65,13 +65,14 @@ impl From<reqwest::Error> for HttpsError {
 }
 
 impl Https {
-    /// Reads the machine's root certificates, which takes a function longer than anything else at its
-    /// start: one client serves all of it.
+    /// One client serves all of a function: it keeps connections.
     ///
     /// # Errors
     /// [`HttpsError::Setup`]
     pub fn new() -> Result<Self, HttpsError> {
+        let trusted = tls::web().map_err(|_| HttpsError::Setup)?;
         let client = Client::builder()
+            .tls_backend_preconfigured(trusted)
             .redirect(Policy::none())
             .no_proxy()
             .pool_idle_timeout(IDLE)

@@ -20,6 +20,7 @@ use ulid::Ulid;
 use utoipa::ToSchema;
 
 use crate::{
+    audit::Entry,
     config::KeyArn,
     provider::Provider,
     provider_check::Verdict,
@@ -271,6 +272,8 @@ pub struct NewKey<'a> {
     pub status: Status,
     /// The version this save must replace, where the caller named one (`If-Match`).
     pub replaces: Option<u64>,
+    /// What goes on the record with it, or not at all.
+    pub record: Option<Entry>,
 }
 
 impl<'a> NewKey<'a> {
@@ -286,6 +289,7 @@ impl<'a> NewKey<'a> {
             expires_at: None,
             status: Status::Unverified,
             replaces: None,
+            record: None,
         }
     }
 }

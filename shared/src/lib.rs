@@ -30,6 +30,7 @@ pub mod rate_limit;
 pub mod sealing;
 pub mod sweep;
 pub mod telemetry;
+pub mod tls;
 pub mod usage;
 pub mod user;
 pub mod user_api_keys;

@@ -131,6 +131,10 @@ pub fn function() -> Option<&'static str> {
 
 /// A call was throttled, whether or not a later attempt goes through.
 pub(crate) fn throttled(service: Service) {
+    // At start connections are opened, and no call is made.
+    if function().is_none() {
+        return;
+    }
     let service = match service {
         Service::DynamoDb => "dynamodb",
         Service::Kms => "kms",

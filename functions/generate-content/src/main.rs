@@ -4,13 +4,23 @@ use std::convert::Infallible;
 
 use generate_content::{Deps, handle, handle_buffered};
 use lambda_http::{Error, run, run_with_streaming_response, service_fn};
-use user_api_keys::{aws::Aws, config::Config, telemetry};
+use user_api_keys::{
+    aws::{Aws, Connections},
+    config::Config,
+    telemetry,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     telemetry::init(&config);
-    let deps = &Deps::new(&config, &Aws::from_env().await)?;
+    let aws = Aws::from_env().await?;
+    let deps = &Deps::new(&config, &aws)?;
+    aws.connect(Connections {
+        table: 2,
+        kms: true,
+    })
+    .await;
     if config.under_sam_local {
         let answer = async |request| Ok::<_, Infallible>(handle_buffered(deps, request).await);
         return run(service_fn(answer)).await;

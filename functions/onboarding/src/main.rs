@@ -4,13 +4,23 @@ use std::convert::Infallible;
 
 use lambda_http::{Error, run, service_fn};
 use onboarding::{Deps, handle};
-use user_api_keys::{aws::Aws, config::Config, telemetry};
+use user_api_keys::{
+    aws::{Aws, Connections},
+    config::Config,
+    telemetry,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     telemetry::init(&config);
-    let deps = &Deps::new(&config, &Aws::from_env().await)?;
+    let aws = Aws::from_env().await?;
+    let deps = &Deps::new(&config, &aws)?;
+    aws.connect(Connections {
+        table: 2,
+        kms: false,
+    })
+    .await;
     let answer = async |request| Ok::<_, Infallible>(handle(deps, request).await);
     run(service_fn(answer)).await
 }

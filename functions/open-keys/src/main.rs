@@ -3,13 +3,24 @@
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use open_keys::{Deps, handle};
 use serde_json::Value;
-use user_api_keys::{aws::Aws, config::Config, invocation::diagnostic, telemetry};
+use user_api_keys::{
+    aws::{Aws, Connections},
+    config::Config,
+    invocation::diagnostic,
+    telemetry,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     telemetry::init(&config);
-    let deps = &Deps::new(&config, &Aws::from_env().await)?;
+    let aws = Aws::from_env().await?;
+    let deps = &Deps::new(&config, &aws)?;
+    aws.connect(Connections {
+        table: 1,
+        kms: true,
+    })
+    .await;
     let answer = async |event: LambdaEvent<Value>| {
         let answer = handle(deps, Some(&event.context), event.payload).await;
         answer.map_err(|problem| diagnostic(&problem))

@@ -9,7 +9,7 @@ use user_api_keys::{aws::Aws, config::Config, invocation::diagnostic, telemetry}
 async fn main() -> Result<(), Error> {
     let config = Config::from_env()?;
     telemetry::init(&config);
-    let deps = &Deps::new(&config, &Aws::adaptive().await);
+    let deps = &Deps::new(&config, &Aws::adaptive().await?);
     let answer = async |event: LambdaEvent<Value>| {
         let answer = handle(deps, Some(&event.context), event.payload).await;
         answer.map_err(|problem| diagnostic(&problem))

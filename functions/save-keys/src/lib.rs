@@ -46,7 +46,14 @@ pub enum Action {
 
 /// Where it does it.
 pub const ROUTES: &[Route<Action>] = &[
-    route(Method::POST, "/api/onboarding/api-keys", Action::Save),
+    // Reads and seals beside the count, and writes after it.
+    Route {
+        method: Method::POST,
+        path: "/api/onboarding/api-keys",
+        action: Action::Save,
+        class: Class::Save,
+        effect: Effect::ReadsThenActs,
+    },
     route(
         Method::DELETE,
         "/api/onboarding/api-keys",
@@ -138,7 +145,16 @@ impl Deps {
         work: impl Future<Output = Result<T, TableError>>,
     ) -> Result<T, TableError> {
         self.audit.write(user, event, Outcome::Ok).await?;
-        let done = work.await;
+        self.recorded(user, event, work.await).await
+    }
+
+    /// `done`; what failed is on the record as that, too.
+    async fn recorded<T>(
+        &self,
+        user: &User,
+        event: &Event<'_>,
+        done: Result<T, TableError>,
+    ) -> Result<T, TableError> {
         if done.is_err() {
             self.audit.note(user, event, Outcome::Failed).await;
         }

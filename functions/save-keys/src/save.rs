@@ -125,8 +125,14 @@ pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Bo
     };
     let seal = async { Ok(deps.sealer.seal(&key, &binding).await?) };
     let before = async { Ok(deps.keys.before(&call.user, provider).await?) };
-    let checked = check(deps, call, how, provider, &key, &kid);
+    // Nobody else is asked before the call has been let through.
+    let checked = async {
+        call.let_through().await?;
+        check(deps, call, how, provider, &key, &kid).await
+    };
     let (sealed, before, checked) = tokio::try_join!(seal, before, checked)?;
+    let event = call.event(audit::Action::Save, Some(provider), Some(&kid));
+    let record = deps.audit.entry(&call.user, &event, Outcome::Ok)?;
     let new = NewKey {
         provider,
         kid: &kid,
@@ -138,11 +144,11 @@ pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Bo
             .map(|days| call.now + Duration::days(days.into())),
         status: checked.status(),
         replaces,
+        record: Some(record),
     };
     let _order = deps.in_order().await;
-    let event = call.event(audit::Action::Save, Some(provider), Some(&kid));
-    let work = deps.keys.save(&call.user, before, &new, call.now);
-    let version = deps.audited(&call.user, &event, work).await?;
+    let saved = deps.keys.save(&call.user, before, &new, call.now).await;
+    let version = deps.recorded(&call.user, &event, saved).await?;
     let written = deps.developer.as_ref().map(|dev| dev.save(provider, &key));
     let (env_files, mut warnings) = written.map_or((None, Vec::new()), |written| {
         (Some(written.files), written.warnings)

@@ -15,6 +15,7 @@ use super::{
     key_of, past, primary_key, sealed_row, text,
 };
 use crate::{
+    audit::Entry,
     config::KeyArn,
     provider::Provider,
     sealing::{CONTEXT_VERSION, FORMAT},
@@ -79,8 +80,8 @@ impl KeyWriter {
         Ok(Before(self.0.get(primary_key(user, provider)).await?))
     }
 
-    /// One `TransactWriteItems`: ciphertext, kid, KMS key and hint change together or not at all, and
-    /// the key they replace goes into its own row. Returns the version, counted from 1. The kid makes
+    /// One `TransactWriteItems`: ciphertext, kid, KMS key and hint change together or not at all, the
+    /// key they replace goes into its own row, and it is on the record. Returns the version, counted from 1. The kid makes
     /// it once: an attempt after one whose answer was lost finds its own kid and changes nothing.
     ///
     /// # Errors
@@ -101,11 +102,14 @@ impl KeyWriter {
                 return Err(TableError::Condition);
             }
             let row = new_row(user, before.as_ref(), new, now)?;
-            let written = match &before {
-                None => self.transact(vec![self.put_of(row, Over::Nothing)?]).await,
-                Some(old) => self.replace(user, new.provider, row, old, None, now).await,
+            let mut writes = match &before {
+                None => vec![self.put_of(row, Over::Nothing)?],
+                Some(old) => self.replacing(user, new.provider, row, old, None, now)?,
             };
-            match written {
+            if let Some(Entry(record)) = &new.record {
+                writes.push(self.put_of(record.clone(), Over::Anything)?);
+            }
+            match self.transact(writes).await {
                 Ok(()) => return Ok(version.unwrap_or_default() + 1),
                 Err(TableError::Condition | TableError::Conflict) => {
                     before = self.before(user, new.provider).await?.0;
@@ -187,10 +191,8 @@ impl KeyWriter {
             let version = keys.version() + 1;
             let row = restored_row(user, provider, &keys, now)?;
             let both = Some(&keys.previous);
-            match self
-                .replace(user, provider, row, &keys.current, both, now)
-                .await
-            {
+            let writes = self.replacing(user, provider, row, &keys.current, both, now)?;
+            match self.transact(writes).await {
                 Ok(()) => return Ok(version),
                 Err(TableError::Condition | TableError::Conflict) => {}
                 Err(error) => return Err(error),
@@ -232,7 +234,7 @@ impl KeyWriter {
 
     /// Puts `row` in the place of `old`, which is kept as the previous one; both only if the rows are
     /// still as they were read.
-    async fn replace(
+    fn replacing(
         &self,
         user: &User,
         provider: Provider,
@@ -240,7 +242,7 @@ impl KeyWriter {
         old: &Item,
         previous: Option<&Item>,
         now: OffsetDateTime,
-    ) -> Result<(), TableError> {
+    ) -> Result<Vec<TransactWriteItem>, TableError> {
         let until = now + KEPT;
         let mut kept = old.clone();
         kept.extend(key_of(user, PREVIOUS, provider));
@@ -250,8 +252,7 @@ impl KeyWriter {
         let over_previous = previous.map_or(Over::Anything, Over::Read);
         let puts = [(row, Over::Read(old)), (kept, over_previous)];
         let puts = puts.map(|(row, over)| self.put_of(row, over));
-        self.transact(puts.into_iter().collect::<Result<_, _>>()?)
-            .await
+        puts.into_iter().collect()
     }
 
     fn put_of(&self, row: Item, over: Over<'_>) -> Result<TransactWriteItem, TableError> {
