@@ -10,7 +10,9 @@ use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{
         HeaderMap, HeaderValue, Method, StatusCode, Uri,
-        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, IF_MATCH, X_CONTENT_TYPE_OPTIONS},
+        header::{
+            ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH, X_CONTENT_TYPE_OPTIONS,
+        },
     },
 };
 use serde::{
@@ -404,9 +406,7 @@ impl<A> Call<A> {
         if bytes.len() > limit_bytes {
             return Err(Problem::too_large(limit_bytes));
         }
-        let content_type = self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        let media_type = content_type.and_then(|v| v.split(';').next()).unwrap_or("");
-        if !media_type.trim().eq_ignore_ascii_case("application/json") {
+        if !is_plain_json(&self.headers) {
             return Err(Problem::not_json());
         }
         // serde would read an array as an object whose fields stand in order.
@@ -415,6 +415,19 @@ impl<A> Call<A> {
         let read = object.then(|| serde_json::from_slice(bytes).ok()).flatten();
         read.ok_or_else(|| Problem::invalid_request(format!("Send one JSON object: {shape}.")))
     }
+}
+
+/// Whether a body is said to be JSON, once, and in no other coding.
+fn is_plain_json(headers: &HeaderMap) -> bool {
+    let texts = |name| headers.get_all(name).iter().map(|value| value.to_str());
+    let mut types = texts(CONTENT_TYPE);
+    let (Some(Ok(of)), None) = (types.next(), types.next()) else {
+        return false;
+    };
+    let media_type = of.split(';').next().unwrap_or("").trim();
+    let mut codings = texts(CONTENT_ENCODING);
+    media_type.eq_ignore_ascii_case("application/json")
+        && codings.all(|coding| coding.is_ok_and(|of| of.eq_ignore_ascii_case("identity")))
 }
 
 /// Does `work` if the count allows it.

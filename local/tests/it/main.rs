@@ -22,4 +22,5 @@ mod restore;
 mod rotate;
 mod rotation;
 mod server;
+mod torture;
 mod wire;

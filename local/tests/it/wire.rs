@@ -4,6 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -11,6 +12,8 @@ use tokio::{
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
     sync::watch,
 };
+
+const SLOW: Duration = Duration::from_millis(200);
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,12 @@ pub(crate) enum Fault {
     Hangs,
     /// It is carried out, and the caller waits for an answer.
     AnswerHangs,
+    /// The connection is reset before it arrives; the next try finds everything well.
+    Reset,
+    /// It is carried out, after a while.
+    Slow,
+    /// It never arrives, and what comes back is no answer of the service's.
+    Garbage,
 }
 
 #[derive(Debug, Default)]
@@ -133,10 +142,9 @@ impl Wire {
                 read = from_client.read(&mut requests) => {
                     let Some(bytes) = some(read) else { return };
                     let chunk = &requests[..bytes];
-                    let fault = match chunk.starts_with(b"POST / HTTP") {
-                        true => self.fault(),
-                        false => None,
-                    };
+                    // A provider is asked elsewhere than at `/`.
+                    let request = [b"POST /".as_slice(), b"GET /"].iter().any(|start| chunk.starts_with(start));
+                    let fault = if request { self.fault() } else { None };
                     if fault == Some(Fault::StopsBefore) {
                         self.cut.send_replace(true);
                         return;
@@ -145,12 +153,18 @@ impl Wire {
                         to_client.write_all(refusal.as_bytes()).await.ok();
                         return;
                     }
+                    if fault == Some(Fault::Reset) {
+                        return;
+                    }
+                    if fault == Some(Fault::Slow) {
+                        tokio::time::sleep(SLOW).await;
+                    }
                     if fault == Some(Fault::Hangs) {
                         while some(from_client.read(&mut requests).await).is_some() {}
                         return;
                     }
                     if to_server.write_all(chunk).await.is_err() { return }
-                    if let Some(fault) = fault {
+                    if let Some(fault) = fault.filter(|fault| *fault != Fault::Slow) {
                         lose_answer(&mut from_client, &mut to_server, &mut from_server).await;
                         if fault == Fault::AnswerHangs {
                             while some(from_client.read(&mut requests).await).is_some() {}
@@ -172,6 +186,10 @@ impl Wire {
 /// The answer to a request that does not arrive, in AWS's form.
 fn refusal(fault: Fault) -> Option<String> {
     let (status, name) = match fault {
+        Fault::Garbage => {
+            let garbage = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\nconnection: close\r\n\r\n<html>\u{1}\u{2}\u{3}";
+            return Some(garbage.to_owned());
+        }
         Fault::Throttled => ("400 Bad Request", "ThrottlingException"),
         Fault::Failed => ("500 Internal Server Error", "InternalServerError"),
         _ => return None,
