@@ -300,7 +300,7 @@ async fn researched(
     };
     match deps
         .exa
-        .search(&opened.key, &job.prompt.text, research)
+        .search(&opened.key, &job.prompt.text, research, call.time_left())
         .await
     {
         Ok(sources) => Ok(Researched {
