@@ -14,6 +14,7 @@ use local::{
     serve::ServeArgs,
     token,
 };
+use user_api_keys::memory;
 
 /// Keeps each person's own AI provider keys encrypted, and uses them on that person's behalf.
 #[derive(Debug, Parser)]
@@ -60,6 +61,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    memory::keep_to_ourselves();
     let cli = Cli::parse();
     let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::serve(&args).await.map_err(|error| error.to_string()),

@@ -19,6 +19,7 @@ pub mod https;
 pub mod invocation;
 pub mod key_scan;
 pub mod key_table;
+pub mod memory;
 pub mod mode;
 pub mod onboarding;
 pub mod openapi;

@@ -160,7 +160,7 @@ pub fn hashed(deploy_env: &str, user: &UserId) -> String {
 }
 
 /// The same for what stands in a user id's place in a row.
-pub(crate) fn hashed_text(deploy_env: &str, user: &str) -> String {
+pub fn hashed_text(deploy_env: &str, user: &str) -> String {
     use aws_lc_rs::digest::{SHA256, digest};
     let text = format!("{deploy_env}\n{user}");
     let hash = digest(&SHA256, text.as_bytes());

@@ -7,11 +7,12 @@ use lambda_http::{Error, run, service_fn};
 use user_api_keys::{
     aws::{Aws, Connections},
     config::Config,
-    telemetry,
+    memory, telemetry,
 };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
+    memory::keep_to_ourselves();
     let config = Config::from_env()?;
     telemetry::init(&config);
     let aws = Aws::from_env().await?;
