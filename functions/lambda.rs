@@ -113,9 +113,11 @@ impl Lambda {
             answers: sender,
         };
         let answer = "/2018-06-01/runtime/invocation/{id}/response";
+        let failure = "/2018-06-01/runtime/invocation/{id}/error";
         let router = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
             .route(answer, post(answered))
+            .route(failure, post(answered))
             .with_state(api);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -192,6 +194,11 @@ impl Lambda {
             event["headers"][header] = json!(value);
             event["multiValueHeaders"][header] = json!([value]);
         }
+        self.invoke(event).await
+    }
+
+    /// Any event, and the answer or the failure that the runtime reports.
+    pub(crate) async fn invoke(&mut self, event: Value) -> (HeaderMap, Bytes) {
         self.events.send(event).await.unwrap();
         self.answers.recv().await.unwrap()
     }

@@ -129,8 +129,14 @@ const CALLS: [(&str, &[(&str, u64)]); 4] = [
 /// Round trips before the answer; of generate, before the provider.
 const ROUNDS: [(&str, u32); 3] = [("list", 1), ("save", 2), ("generate", 2)];
 
-/// A request takes at most so much more instructions than the same calls by hand.
-const MAY_TAKE: f64 = 1.25;
+/// A request takes at most so many times the instructions of the same calls by hand. A list is over the goal
+/// of 1.25 (docs/benchmarks.md says why) and may not get worse.
+const MAY_TAKE: [(&str, f64); 4] = [
+    ("list", 1.45),
+    ("save", 1.25),
+    ("open", 1.25),
+    ("generate", 1.25),
+];
 
 impl Built {
     fn binary(&self, name: &str) -> String {
@@ -208,7 +214,10 @@ impl Built {
             let command = [self.binary("bare"), sequence.to_owned()];
             let bare = warm::exact(&stage, function, name, &command).await?;
             let ratio = ours.instructions as f64 / bare.instructions as f64;
-            if ratio > MAY_TAKE {
+            if MAY_TAKE
+                .iter()
+                .any(|(name, most)| *name == sequence && ratio > *most)
+            {
                 too_much.push(format!(
                     "{sequence} takes {ratio:.3} times the instructions"
                 ));

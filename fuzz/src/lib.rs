@@ -1,10 +1,17 @@
-//! What the targets share: the functions in this process, on services of their own.
+//! Random input for whatever reads what others wrote; `cargo fuzz run token` and so on, scripts/torture for
+//! all. Seeds and what was found are run as tests, too.
+
+pub mod body;
+pub mod dotenv;
+pub mod item;
+pub mod stream;
+pub mod token;
 
 use std::sync::Arc;
 
 use embedded::Embedded;
 use lambda_http::{Body, http::Request};
-use local::{app::App, stand_in::StandIn, token};
+use local::{app::App, stand_in::StandIn, token as clerk};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 use user_api_keys::{aws::Aws, config::Config, events::buffered};
@@ -34,9 +41,9 @@ impl Stack {
                     "DEPLOY_ENV" => "test",
                     "TABLE_NAME" => &services.table_name,
                     "KMS_KEY_ARN" => &services.kms_key_arn,
-                    "CLERK_JWT_KEY" => token::PUBLIC_KEY,
-                    "CLERK_ISSUER" => token::ISSUER,
-                    "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
+                    "CLERK_JWT_KEY" => clerk::PUBLIC_KEY,
+                    "CLERK_ISSUER" => clerk::ISSUER,
+                    "CLERK_AUTHORIZED_PARTIES" => clerk::PARTY,
                     "CHECK_ON_SAVE" => "format",
                     name if name.starts_with("RATE_LIMIT") => "1000000",
                     name if name.ends_with("_BASE_URL") => &provider,
@@ -101,9 +108,53 @@ pub fn signed() -> String {
     TOKEN.with_borrow_mut(|kept| match kept {
         Some((at, token)) if at.elapsed().as_secs() < 30 => token.clone(),
         _ => {
-            let token = token::sign(PERSON).unwrap();
+            let token = clerk::sign(PERSON).unwrap();
             *kept = Some((std::time::Instant::now(), token.clone()));
             token
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    fn all(target: &str, run: fn(&[u8])) {
+        let mut inputs = 0;
+        for folder in ["seeds", "findings"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(folder)
+                .join(target);
+            for file in fs::read_dir(folder).into_iter().flatten() {
+                run(&fs::read(file.unwrap().path()).unwrap());
+                inputs += 1;
+            }
+        }
+        assert!(inputs > 3, "{target} has seeds");
+    }
+
+    #[test]
+    fn tokens_are_decided_as_the_rules_say() {
+        all("token", crate::token::run);
+    }
+
+    #[test]
+    fn an_edit_of_an_env_file_does_what_it_says_and_nothing_else() {
+        all("dotenv", crate::dotenv::run);
+    }
+
+    #[test]
+    fn a_body_is_no_defect_and_hears_no_key_again() {
+        all("body", crate::body::run);
+    }
+
+    #[test]
+    fn a_stream_is_read_alike_however_it_is_cut() {
+        all("stream", crate::stream::run);
+    }
+
+    #[test]
+    fn a_row_opens_to_what_was_saved_or_to_nothing() {
+        all("item", crate::item::run);
+    }
 }

@@ -10,7 +10,11 @@ use local::{app::App, stand_in::StandIn, token};
 use user_api_keys::{aws::Aws, config::Config, telemetry};
 
 #[path = "../tests/it/wire.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the tests use the rest")]
+#[expect(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a helper of tests, which use the rest of it"
+)]
 mod wire;
 
 use wire::{Fault, Wire};

@@ -144,7 +144,7 @@ async fn look(args: &DoctorArgs, findings: &mut Findings) {
     }
     let aws = match &services {
         Some(services) => Aws::new(&services.dynamodb, &services.kms),
-        None => match Aws::from_env().await {
+        None => match Aws::of_operator().await {
             Ok(aws) => aws,
             Err(error) => {
                 findings.wrong(error, "name one, or unset it");

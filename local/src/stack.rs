@@ -75,7 +75,7 @@ impl Stack {
                 "CLERK_JWKS_URL" => None,
                 name => unattended(name).or(value),
             })?;
-            (config, Aws::adaptive().await?, None)
+            (config, Aws::of_operator().await?, None)
         } else {
             let services = Embedded::in_folder(&args.data_dir).await?;
             let config = serve::config(true, &services, None, unattended)?;

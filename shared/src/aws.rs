@@ -4,7 +4,12 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, ConfigLoader,
+    environment::{EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider},
+    retry::RetryConfig,
+    timeout::TimeoutConfig,
+};
 use aws_sdk_dynamodb::{
     config::{
         ConfigBag, Intercept, RuntimeComponents,
@@ -59,12 +64,14 @@ pub struct Connections {
 }
 
 impl Aws {
-    /// Region, credentials and endpoints as the SDK finds them.
+    /// A function's: region, credentials and endpoints from the environment, where Lambda puts them. The
+    /// SDK's other ways to find credentials are neither looked at nor compiled in.
     ///
     /// # Errors
     /// [`TrustError`]
     pub async fn from_env() -> Result<Self, TrustError> {
-        Self::with(RetryConfig::standard().with_max_attempts(ATTEMPTS)).await
+        let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
+        Self::with(retries, environment()).await
     }
 
     /// The same for jobs that nobody waits for: they slow down when a service throttles them, as the
@@ -73,13 +80,24 @@ impl Aws {
     /// # Errors
     /// [`TrustError`]
     pub async fn adaptive() -> Result<Self, TrustError> {
-        Self::with(RetryConfig::adaptive().with_max_attempts(ATTEMPTS)).await
+        let retries = RetryConfig::adaptive().with_max_attempts(ATTEMPTS);
+        Self::with(retries, environment()).await
     }
 
-    async fn with(retries: RetryConfig) -> Result<Self, TrustError> {
+    /// An operator's, patient as well: region, credentials and endpoints as the SDK finds them, in profiles
+    /// and sign-ins, too.
+    ///
+    /// # Errors
+    /// [`TrustError`]
+    pub async fn of_operator() -> Result<Self, TrustError> {
+        let retries = RetryConfig::adaptive().with_max_attempts(ATTEMPTS);
+        Self::with(retries, aws_config::defaults(BehaviorVersion::latest())).await
+    }
+
+    async fn with(retries: RetryConfig, from: ConfigLoader) -> Result<Self, TrustError> {
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT);
         let connector = connector()?;
-        let config = aws_config::defaults(BehaviorVersion::latest())
+        let config = from
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .timeout_config(timeouts.build())
             .retry_config(retries)
@@ -130,6 +148,13 @@ impl Aws {
             kms: aws_sdk_kms::Client::from_conf(kms),
         }
     }
+}
+
+/// Settings that are found in environment variables, or not at all.
+fn environment() -> ConfigLoader {
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(EnvironmentVariableRegionProvider::new())
+        .credentials_provider(EnvironmentVariableCredentialsProvider::new())
 }
 
 /// What carries the requests of both clients: one pool of connections, and only AWS is trusted.

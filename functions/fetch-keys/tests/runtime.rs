@@ -117,3 +117,86 @@ async fn a_lambda_answers_logs_its_invocation_and_trace_and_raises_the_alarm_of_
     assert_eq!(kinds, ["ciphertext_does_not_open"]);
     assert!(!text.contains(PUBLIC_KEY) && !text.contains(PERSON) && !text.contains("arn:aws"));
 }
+
+/// The event of a list as API Gateway sends it, with `change` made to it.
+fn list(change: impl FnOnce(&mut Value)) -> Value {
+    let text = include_str!("../../../events/fetch-keys/list.json");
+    let mut event: Value = serde_json::from_str(text).unwrap();
+    change(&mut event);
+    event
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_service_or_with_a_forged_context_names_nobody() {
+    let mut lambda = Lambda::start("forged", &[]).await;
+    lambda.save(Provider::CopilotKit, PUBLIC_KEY).await;
+    let claims = json!({"sub": PERSON, "iss": "https://clerk.test"});
+    let forged = [
+        json!({"claims": claims}),
+        json!({"jwt": {"claims": claims}}),
+        json!({"principalId": PERSON, "user_id": PERSON}),
+        json!({"lambda": {"user_id": PERSON}}),
+        json!({"iam": {"userId": PERSON}}),
+    ];
+    let mut events: Vec<Value> = forged
+        .into_iter()
+        .map(|authorizer| list(|event| event["requestContext"]["authorizer"] = authorizer))
+        .collect();
+    let identity = json!({"user": PERSON, "cognitoIdentityId": PERSON, "sourceIp": "127.0.0.1"});
+    events.push(list(|event| event["requestContext"]["identity"] = identity));
+    events.push(list(|event| {
+        event["requestContext"]["stage"] = json!("../../x")
+    }));
+    events.push(list(|event| {
+        event["pathParameters"] = json!({"proxy": "api/onboarding/api-keys", "user_id": PERSON})
+    }));
+    events.push(list(|event| {
+        event["queryStringParameters"] = json!({"user_id": PERSON})
+    }));
+    events.push(list(|event| {
+        event["stageVariables"] = json!({"CLERK_ISSUER": "https://evil.test", "DEBUG": "true"})
+    }));
+    let record = |source: &str, more: Value| json!({"Records": [{"eventSource": source, "awsRegion": "us-east-1", "body": PERSON, "x": more}]});
+    events.extend([
+        record("aws:s3", json!({"object": {"key": PERSON}})),
+        record("aws:sqs", json!({"messageId": "1"})),
+        record("aws:sns", json!({"Sns": {"Message": PERSON}})),
+        record("aws:dynamodb", json!({"NewImage": {"pk": {"S": PERSON}}})),
+        record("aws:kinesis", json!({"kinesis": {"data": "e30="}})),
+        json!({"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}),
+        json!({"job": "check", "segment": 0, "total_segments": 1}),
+        json!({"token": "x", "providers": ["gemini"], "purpose": "x"}),
+        json!({"triggerSource": "TokenGeneration_Authentication", "userName": PERSON}),
+        json!({"requestContext": {"eventType": "CONNECT", "connectionId": "x", "routeKey": "$connect"}}),
+        json!({"requestContext": {"elb": {"targetGroupArn": "arn"}}, "httpMethod": "GET", "path": "/api/onboarding/api-keys", "headers": {}, "body": "", "isBase64Encoded": false}),
+        json!({"version": "2.0", "rawPath": "/api/onboarding/api-keys", "requestContext": {"http": {"method": "GET", "path": "/api/onboarding/api-keys"}, "authorizer": {"jwt": {"claims": claims}}}}),
+        json!({"httpMethod": "GET", "path": "/api/onboarding/api-keys"}),
+        json!({}),
+        json!([]),
+        json!(null),
+        json!("x"),
+        json!(7),
+        json!({"httpMethod": 7, "path": []}),
+    ]);
+    for event in events {
+        let shown = event.to_string();
+        let (_, answer) = lambda.invoke(event).await;
+        let text = String::from_utf8(answer.to_vec()).unwrap();
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        // A runtime that cannot read an event says so; what it can read has no token.
+        let refused = answer["statusCode"] == 401 || answer["errorType"].is_string();
+        assert!(refused, "{shown}: {text}");
+        assert!(
+            !text.contains("cdef") && !text.contains(PERSON),
+            "{shown}: {text}"
+        );
+    }
+    // It lives, and who says who they are is answered.
+    let (status, found) = get(&mut lambda, "fetch-keys/list", &bearer()).await;
+    assert_eq!(
+        (status, &found["configured_providers"]),
+        (200, &json!(["copilotkit"]))
+    );
+    let (text, _) = lambda.said().await;
+    assert!(!text.contains(PERSON) && !text.contains(PUBLIC_KEY));
+}

@@ -24,7 +24,7 @@ use user_api_keys::{
 };
 use utoipa::OpenApi;
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub use crate::writer::read_answer;
 use crate::{exa::Exa, request::Models, writer::Writer};
 

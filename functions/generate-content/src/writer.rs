@@ -376,7 +376,7 @@ fn after_output(title: &str, failure: Failure) -> Failure {
 ///
 /// # Errors
 /// The failure's code and cause.
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub async fn read_answer(
     dialect: Dialect,
     pieces: Vec<Bytes>,

@@ -66,20 +66,26 @@ impl Bare {
         Ok(get.consistent_read(true).send().await?.item)
     }
 
+    fn entry(&self) -> HashMap<String, AttributeValue> {
+        let sort = format!("AUDIT#{}", ulid::Ulid::new());
+        let pairs = [
+            ("pk", s("USER#user_aaaaaaaa1")),
+            ("sk", s(&sort)),
+            ("at", s("2026-11-24T00:00:00Z")),
+            ("action", s("use")),
+            ("function", s("bare")),
+            ("request_id", s("8476a536-e9f4-11e8-9739-2dfe598c3fcd")),
+            ("outcome", s("ok")),
+            ("provider", s("gemini")),
+            ("kid", s(KID)),
+            ("ttl", n(1_900_000_000)),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+
     async fn record(&self) -> Result<(), Error> {
         let put = self.dynamodb.put_item().table_name(&self.table);
-        let put = put
-            .item("pk", s("USER#user_aaaaaaaa1"))
-            .item("sk", s(&format!("AUDIT#{}", ulid::Ulid::new())))
-            .item("at", s("2026-11-24T00:00:00Z"))
-            .item("action", s("use"))
-            .item("function", s("bare"))
-            .item("request_id", s("8476a536-e9f4-11e8-9739-2dfe598c3fcd"))
-            .item("outcome", s("ok"))
-            .item("provider", s("gemini"))
-            .item("kid", s(KID))
-            .item("ttl", n(1_900_000_000));
-        put.send().await?;
+        put.set_item(Some(self.entry())).send().await?;
         Ok(())
     }
 
@@ -142,13 +148,12 @@ impl Bare {
             let put = put.expression_attribute_values(":rev", n(0)).build()?;
             Ok::<_, Error>(TransactWriteItem::builder().put(put).build())
         };
-        let mut writes = vec![put(row)?];
+        let mut writes = vec![put(row)?, put(self.entry())?];
         if let Some(mut old) = old {
             old.insert("sk".to_owned(), s("PREV#gemini"));
             writes.push(put(old)?);
         }
         let transaction = self.dynamodb.transact_write_items();
-        self.record().await?;
         transaction.set_transact_items(Some(writes)).send().await?;
         Ok(json!({"status": "saved"}))
     }

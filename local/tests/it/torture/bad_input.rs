@@ -878,7 +878,7 @@ async fn send(server: &Server, case: &Case) -> (u16, String) {
     let both = async { tokio::join!(reads, async { to.write_all(&request).await.ok() }) };
     timeout(Duration::from_secs(20), both)
         .await
-        .unwrap_or_else(|_| panic!("{}: no answer", case.name));
+        .expect(&case.name);
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let status = answer
         .split(' ')

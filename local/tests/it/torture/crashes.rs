@@ -132,6 +132,7 @@ async fn opened(server: &Server, user: &str) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs strace: scripts/torture, or --short of it"]
 async fn a_server_killed_at_any_write_of_a_save_a_delete_or_a_restore_loses_nothing_acknowledged() {
     let place = Place::new("crashes-server");
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
@@ -198,6 +199,7 @@ async fn a_server_killed_at_any_write_of_a_save_a_delete_or_a_restore_loses_noth
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs strace: scripts/torture, or --short of it"]
 async fn a_server_killed_at_any_write_leaves_the_old_env_file_or_the_new_one() {
     let place = Place::new("crashes-env");
     let folder = place.path().join("backend");
@@ -244,6 +246,7 @@ async fn a_server_killed_at_any_write_leaves_the_old_env_file_or_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs strace: scripts/torture, or --short of it"]
 async fn a_rotation_and_an_import_killed_at_any_write_end_whole_when_they_are_run_again() {
     let place = Place::new("crashes-jobs");
     let env = place.path().join("keys.env");

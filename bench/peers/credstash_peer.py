@@ -1,0 +1,29 @@
+"""credstash on the embedded DynamoDB and KMS: one secret, and all of 20. Prints milliseconds. For scripts/bench."""
+
+import json
+import statistics
+import sys
+import time
+
+import credstash
+
+runs, key_arn = int(sys.argv[1]), sys.argv[2]
+session = {"aws_access_key_id": "bench", "aws_secret_access_key": "bench", "aws_session_token": None}
+credstash.createDdbTable(region="us-east-1", table="credential-store", **session)
+for n in range(20):
+    credstash.putSecret(f"secret-{n:02}", f"AQ.my-own-key-{n:04}", kms_key=key_arn, region="us-east-1", **session)
+
+
+def spread(work):
+    work()
+    walls = []
+    for _ in range(runs):
+        begun = time.perf_counter()
+        work()
+        walls.append((time.perf_counter() - begun) * 1000)
+    return {"median": statistics.median(walls), "min": min(walls), "max": max(walls), "runs": runs}
+
+
+get = spread(lambda: credstash.getSecret("secret-07", region="us-east-1", **session))
+everything = spread(lambda: credstash.getAllSecrets(region="us-east-1", session=credstash.get_session(**session), **session))
+print(json.dumps({"get": get, "getall_of_20": everything}))
