@@ -87,6 +87,16 @@ async fn dying(command: &mut Command) -> Option<(std::process::Child, String)> {
     }
 }
 
+/// Ends what is traced, if it still lives: killed alone, strace would let it go.
+fn end(strace: &mut std::process::Child) -> std::process::ExitStatus {
+    let id = strace.id();
+    let traced = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    for id in traced.unwrap_or_default().split_whitespace() {
+        Command::new("kill").args(["-KILL", id]).status().ok();
+    }
+    strace.wait().unwrap()
+}
+
 /// What a person has: what it may be, after what was acknowledged and what was under way.
 #[derive(Debug, Default, Clone)]
 struct Known {
@@ -171,8 +181,7 @@ async fn a_server_killed_at_any_write_of_a_save_a_delete_or_a_restore_loses_noth
                 None => break,
             }
         }
-        child.kill().ok();
-        let status = child.wait().unwrap();
+        let status = end(&mut child);
         kills += usize::from(status.signal().is_some() || !status.success());
         // Everybody now and then, and whoever is in doubt at once: nothing may write over the doubt.
         let everybody = round % 8 == 0 || round + 1 == rounds;
@@ -238,8 +247,7 @@ async fn a_server_killed_at_any_write_leaves_the_old_env_file_or_the_new_one() {
                 break;
             }
         }
-        child.kill().ok();
-        kills += usize::from(!child.wait().unwrap().success());
+        kills += usize::from(!end(&mut child).success());
     }
     assert!(kills >= rounds / 2, "{kills} of {rounds} died");
     place.keep("kills", &format!("{kills} kills"));
