@@ -28,10 +28,16 @@ fn b(bytes: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
 }
 
+/// The first of three free ports in a row, below those that the system gives away by itself.
 fn free_ports() -> u16 {
-    // Three in a row, most likely.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    loop {
+        let first = fastrand::u16(20_000..32_000);
+        let ports = first..first + 3;
+        let listening = ports.map(|port| std::net::TcpListener::bind(("127.0.0.1", port)));
+        if listening.collect::<Result<Vec<_>, _>>().is_ok() {
+            return first;
+        }
+    }
 }
 
 /// A server, and its table and KMS for somebody who should not have them.
