@@ -127,7 +127,7 @@ out += [chart("requests", "Time on a processor of a warm request", requests),
     "## Critical path", "Every call of DynamoDB and KMS takes 10 ms; generate until its provider is asked.",
     table(["", "path, ms", "measured, ms"], [(name, of["theory_ms"], noisy(of["ms"])) for name, of in path.items()])]
 load = [("serve", R["load"]), ("FastAPI", R["fastapi"])]
-out += ["## Load", "Clients on the same two processors as the server. `serve` (all functions on one port, embedded DynamoDB and KMS in the same process, every key encrypted and every use on the record) beside `bench/peers/app.py` (FastAPI, SQLAlchemy and PostgreSQL, two workers, keys in clear, no record).",
+out += ["## Load", "Clients on the same two processors as the server. `serve` (all functions on one port, embedded DynamoDB and KMS in the same process, every key encrypted and every use on the record) beside `bench/peers/app.py` (FastAPI, SQLAlchemy and PostgreSQL, one uvicorn worker, keys in clear, no record).",
     table(["", "clients", "requests/s", "ms", "peak memory, MB"], [(f"{who}: {one['operation']}", one["clients"], f"{one['per_second']:.0f}", noisy(one["ms"]),
         f"{one['rss_kib'] / 1000:.0f}" if who == "serve" else "") for who, all_of in load for one in all_of])]
 

@@ -36,8 +36,8 @@ class Save(BaseModel):
 app = FastAPI()
 
 
-@app.on_event("startup")
 def tables() -> None:
+    """Once, before the workers start."""
     Base.metadata.create_all(engine)
 
 
