@@ -94,16 +94,17 @@ pub(crate) async fn measure(
     let shown = contestants.iter().map(|contestant| {
         let measured = all.remove(contestant.name.as_str()).unwrap_or_default();
         let first = (!measured.first_ms.is_empty()).then(|| Spread::of(measured.first_ms));
-        let alone = contestant.command.len() <= 2 && !contestant.command[0].starts_with("/usr/");
-        let size = std::fs::metadata(&contestant.command[0])
-            .map(|file| file.len())
-            .ok();
+        // An interpreter's is not its handler's.
+        let binary_bytes = match contestant.command.as_slice() {
+            [binary] => std::fs::metadata(binary).map(|file| file.len()).ok(),
+            _ => None,
+        };
         let cold = Cold {
             start_ms: Spread::of(measured.start_ms),
             connected_ms: Spread::of(measured.connected_ms),
             first_ms: first,
             peak_kib: measured.peak_kib,
-            binary_bytes: size.filter(|_| alone),
+            binary_bytes,
         };
         (contestant.name.clone(), cold)
     });

@@ -16,8 +16,8 @@ use embedded::Embedded;
 use serde_json::{Value, json};
 
 use crate::{
-    stage::{Error, KEY, PERSON, Provider, Stage, event},
-    warm::{Contestant, Exact, SEQUENCES},
+    stage::{Error, PERSON, Provider, Stage, event},
+    warm::{Contestant, Exact, LIST, OPEN, SEQUENCES},
 };
 
 #[derive(Parser)]
@@ -92,51 +92,13 @@ enum Part {
 }
 
 const FUNCTIONS: [(&str, Option<&str>); 7] = [
-    ("fetch-keys", Some("fetch-keys/list")),
+    (LIST.function, Some(LIST.event)),
     ("save-keys", None),
     ("onboarding", None),
     ("generate-content", None),
     ("open-keys", None),
     ("rotate-keys", None),
     ("check-keys", None),
-];
-
-/// What one request may call, and how often.
-const CALLS: [(&str, &[(&str, u64)]); 4] = [
-    ("list", &[("UpdateItem", 1), ("Query", 1)]),
-    (
-        "save",
-        &[
-            ("UpdateItem", 1),
-            ("GetItem", 1),
-            ("Encrypt", 1),
-            ("TransactWriteItems", 1),
-        ],
-    ),
-    ("open", &[("GetItem", 1), ("PutItem", 1), ("Decrypt", 1)]),
-    // Two limits and the day's usage are counted.
-    (
-        "generate",
-        &[
-            ("UpdateItem", 3),
-            ("GetItem", 1),
-            ("PutItem", 1),
-            ("Decrypt", 1),
-        ],
-    ),
-];
-
-/// Round trips before the answer; of generate, before the provider.
-const ROUNDS: [(&str, u32); 3] = [("list", 1), ("save", 2), ("generate", 2)];
-
-/// A request takes at most so many times the instructions of the same calls by hand: the goal of 1.25 and a
-/// little for what differs from run to run. A list is over the goal (docs/benchmarks.md says why) and may not
-/// get worse.
-const MAY_TAKE: [(&str, f64); 4] = [
-    ("list", 1.45),
-    ("save", 1.3),
-    ("open", 1.3),
-    ("generate", 1.3),
 ];
 
 impl Built {
@@ -147,7 +109,7 @@ impl Built {
     fn cold(&self) -> Vec<cold::Contestant> {
         let ours = FUNCTIONS.map(|(name, first)| (name, vec![self.binary(name)], first));
         let plain = ["floor", "clients"].map(|name| (name, vec![self.binary(name)], None));
-        let first = Some("fetch-keys/list");
+        let first = Some(LIST.event);
         let node = self.node.as_ref().map(|file| {
             let command = ["/usr/bin/env", "node", file].map(str::to_owned);
             ("node", command.into(), first)
@@ -184,64 +146,49 @@ impl Built {
         there.collect()
     }
 
-    /// A key saved as save-keys saves it, so that it opens.
-    async fn save(&self, stage: &Stage) -> Result<(), Error> {
+    /// Services with a key that save-keys has saved, so that it opens.
+    async fn stage(&self) -> Result<Stage, Error> {
+        let stage = Stage::start().await?;
         let save = vec![self.binary("save-keys")];
         let mut running = stage.run("save-keys", &save, &[]).await?;
         running.ready().await?;
         running.call(&event("save-keys/save")?).await?;
-        running.end().await
+        running.end().await?;
+        Ok(stage)
     }
 
     async fn measure_warm(&self) -> Result<Value, Error> {
         let mut all = BTreeMap::new();
-        for (sequence, function, name) in SEQUENCES {
-            let stage = Stage::start().await?;
-            self.save(&stage).await?;
-            let contestants = self.warm(sequence, function);
-            let event = event(name)?;
-            let measured = warm::measure(&stage, function, &event, &contestants, self.runs);
-            all.insert(sequence, measured.await?);
+        for of in &SEQUENCES {
+            let stage = self.stage().await?;
+            let contestants = self.warm(of.name, of.function);
+            let event = event(of.event)?;
+            let measured = warm::measure(&stage, of.function, &event, &contestants, self.runs);
+            all.insert(of.name, measured.await?);
         }
         Ok(json!(all))
     }
 
     async fn measure_exact(&self) -> Result<Value, Error> {
         let (mut all, mut too_much) = (BTreeMap::new(), Vec::new());
-        for (sequence, function, name) in SEQUENCES {
-            let stage = Stage::start().await?;
-            self.save(&stage).await?;
-            let ours = warm::exact(&stage, function, name, &[self.binary(function)]).await?;
-            let command = [self.binary("bare"), sequence.to_owned()];
-            let bare = warm::exact(&stage, function, name, &command).await?;
+        for of in &SEQUENCES {
+            let (name, stage) = (of.name, self.stage().await?);
+            let command = [self.binary(of.function)];
+            let ours = warm::exact(&stage, of.function, of.event, &command).await?;
+            let command = [self.binary("bare"), name.to_owned()];
+            let bare = warm::exact(&stage, of.function, of.event, &command).await?;
             let ratio = ours.instructions as f64 / bare.instructions as f64;
-            if MAY_TAKE
-                .iter()
-                .any(|(name, most)| *name == sequence && ratio > *most)
-            {
-                too_much.push(format!(
-                    "{sequence} takes {ratio:.3} times the instructions"
-                ));
+            if ratio > of.may_take {
+                too_much.push(format!("{name} takes {ratio:.3} times the instructions"));
             }
-            let may = CALLS.iter().find(|(name, _)| *name == sequence);
-            let may: BTreeMap<String, u64> = may
-                .map(|(_, calls)| {
-                    calls
-                        .iter()
-                        .map(|(name, n)| ((*name).to_owned(), *n))
-                        .collect()
-                })
-                .unwrap_or_default();
+            let may = of.calls.iter().map(|(call, n)| ((*call).to_owned(), *n));
+            let may: BTreeMap<_, _> = may.collect();
             if ours.calls != may {
-                too_much.push(format!(
-                    "{sequence} calls {:?} and may call {may:?}",
-                    ours.calls
-                ));
+                let calls = &ours.calls;
+                too_much.push(format!("{name} calls {calls:?} and may call {may:?}"));
             }
-            all.insert(
-                sequence,
-                BTreeMap::<_, Exact>::from([("ours", ours), ("bare", bare)]),
-            );
+            let both: BTreeMap<_, Exact> = [("ours", ours), ("bare", bare)].into();
+            all.insert(name, both);
         }
         if !too_much.is_empty() {
             return Err(format!("{}\n{}", json!(all), too_much.join("\n")).into());
@@ -252,40 +199,37 @@ impl Built {
     async fn measure_path(&self) -> Result<Value, Error> {
         let takes = Duration::from_millis(10);
         let mut all = BTreeMap::new();
-        for (sequence, function, name) in SEQUENCES {
-            let Some((_, rounds)) = ROUNDS.iter().find(|(name, _)| *name == sequence) else {
+        for of in &SEQUENCES {
+            let Some(rounds) = of.rounds else {
                 continue;
             };
-            let stage = Stage::start().await?;
-            self.save(&stage).await?;
-            let command = [self.binary(function)];
-            let ms = warm::path(&stage, function, name, &command, takes, self.runs).await?;
-            all.insert(sequence, json!({"theory_ms": rounds * 10, "ms": ms}));
+            let stage = self.stage().await?;
+            let command = [self.binary(of.function)];
+            let ms = warm::path(&stage, of.function, of.event, &command, takes, self.runs).await?;
+            all.insert(of.name, json!({"theory_ms": rounds * 10, "ms": ms}));
         }
         Ok(json!(all))
     }
 
     /// A list and an open, with more and more people in the table, and with one key and ten.
     async fn measure_scale(&self, people: &[usize]) -> Result<Value, Error> {
-        let mut all = Vec::new();
-        let stage = Stage::start().await?;
-        self.save(&stage).await?;
-        let mut there = 0;
+        let (mut all, stage, mut there) = (Vec::new(), self.stage().await?, 0);
         for &people in people {
             rotation::strangers(&stage.services, there..people).await?;
             there = people;
             for keys in [1, 10] {
                 rotation::keys_of(&stage.services, PERSON, keys).await?;
-                for (sequence, function, name) in [SEQUENCES[0], SEQUENCES[2]] {
+                for of in [&LIST, &OPEN] {
                     let contestants = [Contestant {
                         name: "ours",
-                        command: vec![self.binary(function)],
+                        command: vec![self.binary(of.function)],
                     }];
-                    let event = event(name)?;
-                    let measured = warm::measure(&stage, function, &event, &contestants, self.runs);
+                    let event = event(of.event)?;
+                    let measured =
+                        warm::measure(&stage, of.function, &event, &contestants, self.runs);
                     let warm = measured.await?.remove("ours");
                     all.push(
-                        json!({"people": people, "keys": keys, "sequence": sequence, "warm": warm}),
+                        json!({"people": people, "keys": keys, "sequence": of.name, "warm": warm}),
                     );
                 }
             }
@@ -352,7 +296,6 @@ async fn main() -> Result<(), Error> {
                 "AWS_ENDPOINT_URL_DYNAMODB": at(services.dynamodb_address),
                 "AWS_ENDPOINT_URL_KMS": at(services.kms_address),
                 "TABLE_NAME": services.table_name, "KMS_KEY_ARN": services.kms_key_arn,
-                "AN_API_KEY": KEY,
             }))?;
             return until_the_end_of_input().await;
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use embedded::Embedded;
 use lambda_http::{Body, http::Request};
-use local::{app::App, stand_in::StandIn, token as clerk};
+use local::{app::App, stack::embedded_setting, stand_in::StandIn, token as clerk};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 use user_api_keys::{aws::Aws, config::Config, events::buffered};
@@ -39,15 +39,9 @@ impl Stack {
             let config = Config::from_lookup(|name| {
                 let value = match name {
                     "DEPLOY_ENV" => "test",
-                    "TABLE_NAME" => &services.table_name,
-                    "KMS_KEY_ARN" => &services.kms_key_arn,
-                    "CLERK_JWT_KEY" => clerk::PUBLIC_KEY,
-                    "CLERK_ISSUER" => clerk::ISSUER,
-                    "CLERK_AUTHORIZED_PARTIES" => clerk::PARTY,
                     "CHECK_ON_SAVE" => "format",
                     name if name.starts_with("RATE_LIMIT") => "1000000",
-                    name if name.ends_with("_BASE_URL") => &provider,
-                    _ => return None,
+                    name => return embedded_setting(name, &services, &provider),
                 };
                 Some(value.to_owned())
             });

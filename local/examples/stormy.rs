@@ -4,10 +4,10 @@
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use aws_sdk_dynamodb::config::{retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_dynamodb::config::retry::RetryConfig;
 use embedded::Embedded;
-use local::{app::App, stand_in::StandIn, token};
-use user_api_keys::{aws::Aws, config::Config, telemetry};
+use local::{app::App, stack::embedded_setting, stand_in::StandIn};
+use user_api_keys::{config::Config, telemetry};
 
 #[path = "../tests/it/wire.rs"]
 #[expect(
@@ -42,48 +42,17 @@ async fn main() -> Result<(), Error> {
     let config = Config::from_lookup(|name| {
         let value = match name {
             "DEPLOY_ENV" => "crowd",
-            "TABLE_NAME" => &services.table_name,
-            "KMS_KEY_ARN" => &services.kms_key_arn,
-            "CLERK_JWT_KEY" => token::PUBLIC_KEY,
-            "CLERK_ISSUER" => token::ISSUER,
-            "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
             "CHECK_ON_SAVE" => "format",
             name if name.starts_with("RATE_LIMIT") => "1000000",
-            name if name.ends_with("_BASE_URL") => &base_url,
-            _ => return None,
+            name => return embedded_setting(name, &services, &base_url),
         };
         Some(value.to_owned())
     })?;
     telemetry::init(&config);
-    let retry = RetryConfig::standard().with_initial_backoff(Duration::from_millis(5));
-    let timeouts = TimeoutConfig::builder()
-        .operation_attempt_timeout(Duration::from_secs(1))
-        .build();
-    let (dynamodb, kms) = (
-        Wire::to(services.dynamodb_address).await,
-        Wire::to(services.kms_address).await,
-    );
+    let attempt = Some(Duration::from_secs(1));
+    let (aws, [dynamodb, kms]) = Wire::between(&services, RetryConfig::standard(), attempt).await;
     dynamodb.storm(&FAULTS, per_mille, 1);
     kms.storm(&FAULTS, per_mille, 2);
-    let through = services
-        .dynamodb
-        .config()
-        .to_builder()
-        .endpoint_url(format!("http://{}", dynamodb.address));
-    let to_dynamodb = through
-        .retry_config(retry.clone())
-        .timeout_config(timeouts.clone())
-        .build();
-    let through = services
-        .kms
-        .config()
-        .to_builder()
-        .endpoint_url(format!("http://{}", kms.address));
-    let to_kms = through.retry_config(retry).timeout_config(timeouts).build();
-    let aws = Aws::new(
-        &aws_sdk_dynamodb::Client::from_conf(to_dynamodb),
-        &aws_sdk_kms::Client::from_conf(to_kms),
-    );
     let address = Arc::new(App::new(&config, &aws)?).spawn().await?;
     writeln!(
         std::io::stdout(),

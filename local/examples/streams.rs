@@ -11,7 +11,7 @@ use std::{
 };
 
 use embedded::Embedded;
-use local::{app::App, stand_in::StandIn, token};
+use local::{app::App, stack::embedded_setting, stand_in::StandIn, token};
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
@@ -61,15 +61,9 @@ async fn main() -> Result<(), Failed> {
     let config = Config::from_lookup(|name| {
         let value = match name {
             "DEPLOY_ENV" => "streams",
-            "TABLE_NAME" => &services.table_name,
-            "KMS_KEY_ARN" => &services.kms_key_arn,
-            "CLERK_JWT_KEY" => token::PUBLIC_KEY,
-            "CLERK_ISSUER" => token::ISSUER,
-            "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
             "CHECK_ON_SAVE" => "format",
             name if name.starts_with("RATE_LIMIT_GENERATE") => "100000000",
-            name if name.ends_with("_BASE_URL") => &base_url,
-            _ => return None,
+            name => return embedded_setting(name, &services, &base_url),
         };
         Some(value.to_owned())
     })?;

@@ -59,6 +59,22 @@ pub(crate) fn unattended(name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
+/// What a stack on embedded services and a stand-in at `base_url` needs of the environment, with the test
+/// Clerk instance; for those who must not read the process's own. Its name and its limits are the caller's.
+#[must_use]
+pub fn embedded_setting(name: &str, services: &Embedded, base_url: &str) -> Option<String> {
+    let value = match name {
+        "TABLE_NAME" => &services.table_name,
+        "KMS_KEY_ARN" => &services.kms_key_arn,
+        "CLERK_JWT_KEY" => token::PUBLIC_KEY,
+        "CLERK_ISSUER" => token::ISSUER,
+        "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
+        name if name.ends_with("_BASE_URL") => base_url,
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
 /// An open stack.
 pub(crate) struct Stack {
     pub(crate) config: Config,

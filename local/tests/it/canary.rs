@@ -1,47 +1,14 @@
 //! Planted keys and tokens are looked for in everything a run leaves behind.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use local::token;
 use reqwest::Client;
 
-use crate::harness::{PERSON, clerk, command, folder, start};
-
-/// Every form a key could leak in: as it is, URL-encoded, and base64 at each alignment.
-fn forms(secret: &str) -> Vec<String> {
-    let mut forms = vec![
-        secret.to_owned(),
-        secret
-            .replace('/', "%2F")
-            .replace('+', "%2B")
-            .replace('=', "%3D"),
-    ];
-    for shift in 0..3 {
-        let text = STANDARD.encode([&vec![b'x'; shift], secret.as_bytes()].concat());
-        // Without the characters that depend on what stands before and after.
-        forms.push(text[4..text.len() - 4].to_owned());
-    }
-    forms
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| {
-            if path.is_dir() {
-                files(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
-}
+use crate::{
+    harness::{PERSON, clerk, command, folder, start},
+    torture::leaks::{files, forms},
+};
 
 #[tokio::test]
 async fn no_planted_key_or_token_reaches_a_log_an_error_or_a_file() {
@@ -128,12 +95,10 @@ async fn no_planted_key_or_token_reaches_a_log_an_error_or_a_file() {
         "log, kms.json and the database were searched"
     );
     for secret in keys.into_iter().chain([token.as_str()]) {
-        for form in forms(secret) {
+        for (form, needle) in forms(secret) {
             for (place, bytes) in &places {
-                let found = bytes
-                    .windows(form.len())
-                    .any(|window| window == form.as_bytes());
-                assert!(!found, "{form} is in {place}");
+                let found = bytes.windows(needle.len()).any(|window| window == needle);
+                assert!(!found, "{secret} is in {place} ({form})");
             }
         }
     }

@@ -1,11 +1,8 @@
 //! DynamoDB or KMS stops in the middle of a request: the answer says so, and nothing is half done.
 
-use std::time::Duration;
-
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use embedded::Embedded;
 use serde_json::{Value, json};
-use user_api_keys::aws::Aws;
 
 use crate::{
     harness::InProcess,
@@ -27,19 +24,8 @@ struct Stage {
 /// The functions, with a wire to each service.
 async fn stage() -> Stage {
     let services = Embedded::in_memory().await.unwrap();
-    let dynamodb = Wire::to(services.dynamodb_address).await;
-    let kms = Wire::to(services.kms_address).await;
-    let retry = RetryConfig::standard()
-        .with_max_attempts(3)
-        .with_initial_backoff(Duration::from_millis(5));
-    let through = services.dynamodb.config().to_builder();
-    let through = through.endpoint_url(format!("http://{}", dynamodb.address));
-    let to_dynamodb =
-        aws_sdk_dynamodb::Client::from_conf(through.retry_config(retry.clone()).build());
-    let through = services.kms.config().to_builder();
-    let through = through.endpoint_url(format!("http://{}", kms.address));
-    let to_kms = aws_sdk_kms::Client::from_conf(through.retry_config(retry).build());
-    let functions = InProcess::on(services, &Aws::new(&to_dynamodb, &to_kms)).await;
+    let (aws, [dynamodb, kms]) = Wire::between(&services, RetryConfig::standard(), None).await;
+    let functions = InProcess::on(services, &aws).await;
     Stage {
         functions,
         dynamodb,

@@ -12,7 +12,7 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use embedded::Embedded;
 use lambda_http::{Body, http::Request};
-use local::{app::App, stand_in::StandIn, token};
+use local::{app::App, stack::embedded_setting, stand_in::StandIn, token};
 use reqwest::Client;
 use serde_json::{Value, json};
 use user_api_keys::{aws::Aws, config::Config, events::buffered};
@@ -176,15 +176,9 @@ pub(crate) fn production(services: &Embedded, stand_in: &StandIn, more: &[(&str,
         }
         let value = match name {
             "DEPLOY_ENV" => "test",
-            "TABLE_NAME" => &services.table_name,
-            "KMS_KEY_ARN" => &services.kms_key_arn,
-            "CLERK_JWT_KEY" => token::PUBLIC_KEY,
-            "CLERK_ISSUER" => token::ISSUER,
-            "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
             "RATE_LIMIT_SAVE_PER_MINUTE" | "RATE_LIMIT_READ_PER_MINUTE" => "100000",
             "RATE_LIMIT_GENERATE_PER_MINUTE" => "100000",
-            name if name.ends_with("_BASE_URL") => &base_url,
-            _ => return None,
+            name => return embedded_setting(name, services, &base_url),
         };
         Some(value.to_owned())
     });
@@ -200,6 +194,17 @@ pub(crate) async fn call(
     headers: &[(&'static str, &str)],
     body: Option<Value>,
 ) -> (u16, Value) {
+    answered(app, request(method, path, user, headers, body)).await
+}
+
+/// As the gateway would make it.
+pub(crate) fn request(
+    method: &str,
+    path: &str,
+    user: &str,
+    headers: &[(&'static str, &str)],
+    body: Option<Value>,
+) -> Request<Body> {
     let bearer = format!("Bearer {}", token::sign(user).unwrap());
     let mut request = Request::builder()
         .method(method)
@@ -210,8 +215,12 @@ pub(crate) async fn call(
         request = request.header(*name, *value);
     }
     let body = body.map_or(Body::Empty, |body| Body::from(body.to_string()));
-    let answer = app.answer(request.body(body).unwrap()).await;
-    let answer = buffered(answer).await;
+    request.body(body).unwrap()
+}
+
+/// The answer's status and JSON.
+pub(crate) async fn answered(app: &App, request: Request<Body>) -> (u16, Value) {
+    let answer = buffered(app.answer(request).await).await;
     let json = serde_json::from_slice(answer.body().as_ref());
     (answer.status().as_u16(), json.unwrap_or(Value::Null))
 }

@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use aws_sdk_dynamodb::{
-    config::{retry::RetryConfig, timeout::TimeoutConfig},
-    types::AttributeValue,
-};
+use aws_sdk_dynamodb::{config::retry::RetryConfig, types::AttributeValue};
 use embedded::Embedded;
 use lambda_http::Context;
 use local::{app::App, stand_in::StandIn};
@@ -458,27 +455,8 @@ async fn two_rotations_that_are_killed_at_random_lose_nothing_that_was_acknowled
 
 /// The same services through wires that can be disturbed, and a patience fit for a test.
 async fn disturbed(stage: &Stage) -> (Aws, [Wire; 2]) {
-    let dynamodb = Wire::to(stage.services.dynamodb_address).await;
-    let kms = Wire::to(stage.services.kms_address).await;
-    let retry = RetryConfig::adaptive()
-        .with_max_attempts(3)
-        .with_initial_backoff(Duration::from_millis(5));
     let attempt = Duration::from_millis(300);
-    let timeout = TimeoutConfig::builder()
-        .operation_attempt_timeout(attempt)
-        .build();
-    let through = stage.services.dynamodb.config().to_builder();
-    let through = through
-        .endpoint_url(format!("http://{}", dynamodb.address))
-        .timeout_config(timeout.clone());
-    let to_dynamodb =
-        aws_sdk_dynamodb::Client::from_conf(through.retry_config(retry.clone()).build());
-    let through = stage.services.kms.config().to_builder();
-    let through = through
-        .endpoint_url(format!("http://{}", kms.address))
-        .timeout_config(timeout);
-    let to_kms = aws_sdk_kms::Client::from_conf(through.retry_config(retry).build());
-    (Aws::new(&to_dynamodb, &to_kms), [dynamodb, kms])
+    Wire::between(&stage.services, RetryConfig::adaptive(), Some(attempt)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

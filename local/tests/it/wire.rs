@@ -7,12 +7,17 @@ use std::{
     time::Duration,
 };
 
+use aws_sdk_dynamodb::config::{retry::RetryConfig, timeout::TimeoutConfig};
+use embedded::Embedded;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
     sync::watch,
 };
+use user_api_keys::aws::Aws;
 
+/// Before another attempt; the SDK's own is a second.
+const BACKOFF: Duration = Duration::from_millis(5);
 const SLOW: Duration = Duration::from_millis(200);
 
 /// What happens to one request.
@@ -75,6 +80,38 @@ impl Wire {
             }
         });
         wire
+    }
+
+    /// Clients of `services`, each on a wire of its own: DynamoDB's and KMS's. `attempt` bounds one attempt.
+    pub(crate) async fn between(
+        services: &Embedded,
+        retries: RetryConfig,
+        attempt: Option<Duration>,
+    ) -> (Aws, [Self; 2]) {
+        let wires = [
+            Self::to(services.dynamodb_address).await,
+            Self::to(services.kms_address).await,
+        ];
+        let [to_dynamodb, to_kms] = wires
+            .each_ref()
+            .map(|wire| format!("http://{}", wire.address));
+        let retries = retries.with_max_attempts(3).with_initial_backoff(BACKOFF);
+        let mut timeouts = TimeoutConfig::builder();
+        timeouts.set_operation_attempt_timeout(attempt);
+        let timeouts = timeouts.build();
+        let dynamodb = services.dynamodb.config().to_builder();
+        let dynamodb = dynamodb
+            .endpoint_url(to_dynamodb)
+            .retry_config(retries.clone());
+        let dynamodb = dynamodb.timeout_config(timeouts.clone()).build();
+        let kms = services.kms.config().to_builder();
+        let kms = kms.endpoint_url(to_kms).retry_config(retries);
+        let kms = kms.timeout_config(timeouts).build();
+        let aws = Aws::new(
+            &aws_sdk_dynamodb::Client::from_conf(dynamodb),
+            &aws_sdk_kms::Client::from_conf(kms),
+        );
+        (aws, wires)
     }
 
     /// Lets `requests` through and then does `fault` to the next.

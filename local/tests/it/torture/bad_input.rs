@@ -12,10 +12,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{CANARY, Place, key, unlimited};
+use super::{CANARY, KEYS, Place, key, unlimited};
 use crate::harness::{PERSON, Server, clerk, command, start};
 
-const KEYS: &str = "/api/onboarding/api-keys";
 const JSON: &str = "application/json";
 
 /// One request as bytes, and what it is answered with; several codes where HTTP's own limits may speak first.

@@ -13,43 +13,32 @@ use std::{
 use local::token;
 use serde_json::{Value, json};
 
-use super::{Place, key, times, unlimited};
+use super::{INVOKE, KEYS, Place, key, open_gemini, times, under, unlimited};
 use crate::harness::{Server, clerk, command, start};
 
-const KEYS: &str = "/api/onboarding/api-keys";
-const INVOKE: &str = "/2015-03-31/functions/open-keys/invocations";
 /// Everything that changes a file.
 const WRITES: &str =
     "write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,ftruncate,unlink,unlinkat,fchmod";
 
 /// As `command`, killed at the `n`th write of a thread of its.
 fn killed_at(command: &Command, n: usize) -> Command {
-    let mut traced = Command::new("strace");
-    let inject = format!("inject={WRITES}:signal=SIGKILL:when={n}");
-    traced.args([
+    let (trace, inject) = (
+        format!("trace={WRITES}"),
+        format!("inject={WRITES}:signal=SIGKILL:when={n}"),
+    );
+    let quiet = [
+        "strace",
         "-f",
         "-qqq",
         "-o",
         "/dev/null",
         "-e",
         "signal=none",
-        "-e",
-        &format!("trace={WRITES}"),
-        "-e",
-        &inject,
-    ]);
-    traced.arg(command.get_program()).args(command.get_args());
-    traced
-        .current_dir(command.get_current_dir().unwrap())
-        .env_clear();
-    for (name, value) in command.get_envs() {
-        traced.env(name, value.unwrap_or_default());
-    }
-    traced
-        .env("PATH", "/usr/bin:/bin")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    traced
+    ];
+    under(
+        &[&quiet[..], &["-e", &trace, "-e", &inject]].concat(),
+        command,
+    )
 }
 
 /// Which write a round dies at: one of the first `most`, in an order that a few rounds spread over.
@@ -128,8 +117,7 @@ async fn call(url: &str, method: &str, path: &str, user: &str, body: Option<Valu
 }
 
 async fn opened(server: &Server, user: &str) -> Option<String> {
-    let event =
-        json!({"token": token::sign(user).unwrap(), "providers": ["gemini"], "purpose": "torture"});
+    let event = open_gemini(user);
     let (status, answer) = server.call("POST", INVOKE, None, Some(event)).await;
     assert_eq!(
         (status, &answer["errorType"]),

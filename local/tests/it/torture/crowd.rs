@@ -16,11 +16,10 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use user_api_keys::telemetry::hashed_text;
 
-use super::{CANARY, Place, times};
+use super::{CANARY, KEYS, Place, times};
 
 const PEOPLE: usize = 50;
 const CONNECTIONS: usize = 64;
-const KEYS: &str = "/api/onboarding/api-keys";
 
 fn person(n: usize) -> String {
     format!("user_crowd{n:04}")

@@ -3,25 +3,23 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use aws_sdk_dynamodb::config::{retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_dynamodb::config::retry::RetryConfig;
 use embedded::Embedded;
-use lambda_http::{Body, Context, RequestExt as _, http::Request};
-use local::{app::App, stand_in::StandIn, token};
+use lambda_http::{Context, RequestExt as _};
+use local::{app::App, stand_in::StandIn};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use user_api_keys::{aws::Aws, events::buffered};
+use user_api_keys::aws::Aws;
 
-use super::{Place, key, times};
+use super::{INVOKE, KEYS, Place, key, open_gemini, times};
 use crate::{
     harness,
     wire::{Fault, Wire},
 };
 
-const KEYS: &str = "/api/onboarding/api-keys";
-const INVOKE: &str = "/2015-03-31/functions/open-keys/invocations";
 /// One attempt of the SDK's; on Lambda it is ten times that.
 const ATTEMPT: Duration = Duration::from_millis(300);
 /// What Lambda gives the function, in seconds.
@@ -98,52 +96,19 @@ struct Stage {
     wires: [(&'static str, Wire); 3],
 }
 
-fn fast<B>(build: impl FnOnce(RetryConfig, TimeoutConfig) -> B) -> B {
-    let retry = RetryConfig::standard()
-        .with_max_attempts(3)
-        .with_initial_backoff(Duration::from_millis(5));
-    build(
-        retry,
-        TimeoutConfig::builder()
-            .operation_attempt_timeout(ATTEMPT)
-            .build(),
-    )
-}
-
 impl Stage {
     async fn start() -> (Self, Embedded) {
         let services = Embedded::in_memory().await.unwrap();
         let stand_in = StandIn::start().await.unwrap();
-        let (dynamodb, kms, provider) = (
-            Wire::to(services.dynamodb_address).await,
-            Wire::to(services.kms_address).await,
-            Wire::to(stand_in.address).await,
-        );
-        let through = services
-            .dynamodb
-            .config()
-            .to_builder()
-            .endpoint_url(format!("http://{}", dynamodb.address));
-        let through =
-            fast(|retry, timeouts| through.retry_config(retry).timeout_config(timeouts).build());
-        let to_dynamodb = aws_sdk_dynamodb::Client::from_conf(through);
-        let through = services
-            .kms
-            .config()
-            .to_builder()
-            .endpoint_url(format!("http://{}", kms.address));
-        let through =
-            fast(|retry, timeouts| through.retry_config(retry).timeout_config(timeouts).build());
-        let to_kms = aws_sdk_kms::Client::from_conf(through);
+        let retries = RetryConfig::standard();
+        let (wired, [dynamodb, kms]) = Wire::between(&services, retries, Some(ATTEMPT)).await;
+        let provider = Wire::to(stand_in.address).await;
         let url = format!("http://{}", provider.address);
         let more = [
             ("GEMINI_BASE_URL", url.as_str()),
             ("EXA_BASE_URL", url.as_str()),
         ];
-        let app = App::new(
-            &harness::production(&services, &stand_in, &more),
-            &Aws::new(&to_dynamodb, &to_kms),
-        );
+        let app = App::new(&harness::production(&services, &stand_in, &more), &wired);
         let aws = Aws::new(&services.dynamodb, &services.kms);
         let calm = App::new(&harness::production(&services, &stand_in, &[]), &aws);
         let wires = [("dynamodb", dynamodb), ("kms", kms), ("provider", provider)];
@@ -176,27 +141,12 @@ impl Stage {
         user: &str,
         body: Option<Value>,
     ) -> (u16, Value) {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
         let mut context = Context::default();
-        context.deadline = u64::try_from((now + LAMBDA).as_millis()).unwrap();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(
-                "authorization",
-                format!("Bearer {}", token::sign(user).unwrap()),
-            )
-            .header("content-type", "application/json")
-            .body(body.map_or(Body::Empty, |body| Body::from(body.to_string())));
-        let answer = self
-            .app
-            .answer(request.unwrap().with_lambda_context(context))
-            .await;
-        let answer = buffered(answer).await;
-        let json = serde_json::from_slice(answer.body().as_ref());
-        (answer.status().as_u16(), json.unwrap_or(Value::Null))
+        // Not what is left to a job, which stops before it: the moment at which Lambda ends it.
+        let ends = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + LAMBDA;
+        context.deadline = u64::try_from(ends.as_millis()).unwrap();
+        let request = harness::request(method, path, user, &[], body);
+        harness::answered(&self.app, request.with_lambda_context(context)).await
     }
 
     /// One fault at the `n`th call of `wire`; whether it happened, and what is wrong.
@@ -214,7 +164,7 @@ impl Stage {
             let body = json!({"provider": provider, "api_key": text});
             assert_eq!(self.calm("POST", KEYS, user, Some(body)).await.0, 200);
         }
-        let event = json!({"token": token::sign(user).unwrap(), "providers": ["gemini"], "purpose": "torture"});
+        let event = open_gemini(user);
         let body = if path == INVOKE {
             Some(event.clone())
         } else {

@@ -11,37 +11,35 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE},
 };
+use form_urlencoded::byte_serialize;
 use serde_json::json;
 
-use super::{CANARY, Place, kept, key, unlimited};
+use super::{CANARY, Place, kept, key, under, unlimited};
 use crate::harness::{PERSON, clerk, command, start};
 
-/// The canary as it is and as it could leak.
-fn forms() -> Vec<(&'static str, Vec<u8>)> {
-    let hex = |upper: bool| {
-        let digits = CANARY.bytes().map(|byte| match upper {
-            true => format!("{byte:02X}"),
-            false => format!("{byte:02x}"),
-        });
-        digits.collect::<String>()
-    };
-    let percent: String = form_urlencoded(CANARY);
-    let json_slashes = CANARY.replace('/', "\\/");
+/// `secret` as it is and as it could leak.
+pub(crate) fn forms(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let url: String = byte_serialize(secret.as_bytes()).collect();
+    // `%2F` as `%2f`: the letters that stand for themselves stay.
+    let mut escapes = url.split('%');
+    let mut url_lower = escapes.next().unwrap_or_default().to_owned();
+    for escape in escapes {
+        let (digits, rest) = escape.split_at(2);
+        url_lower.push_str(&format!("%{}{rest}", digits.to_lowercase()));
+    }
     let mut forms = vec![
-        ("plain", CANARY.to_owned()),
-        ("reversed", CANARY.chars().rev().collect()),
-        ("hex", hex(false)),
-        ("HEX", hex(true)),
-        ("URL", percent.clone()),
-        (
-            "URL in lower case",
-            percent.to_lowercase().replace("canary", "CaNaRy"),
-        ),
-        ("JSON with slashes escaped", json_slashes),
+        ("plain", secret.to_owned()),
+        ("reversed", secret.chars().rev().collect()),
+        ("HEX", hex.to_uppercase()),
+        ("hex", hex),
+        ("URL", url),
+        ("URL in lower case", url_lower),
+        ("JSON with slashes escaped", secret.replace('/', "\\/")),
     ];
     for shift in 0..3 {
         for (name, engine) in [("base64", &STANDARD), ("base64 for URLs", &URL_SAFE)] {
-            let text = engine.encode([&vec![b'x'; shift], CANARY.as_bytes()].concat());
+            let text = engine.encode([&vec![b'x'; shift], secret.as_bytes()].concat());
             // Without the characters that depend on what stands before and after.
             forms.push((name, text[4..text.len() - 4].to_owned()));
         }
@@ -49,19 +47,12 @@ fn forms() -> Vec<(&'static str, Vec<u8>)> {
     let bytes = forms
         .into_iter()
         .map(|(name, text)| (name, text.into_bytes()));
-    let utf16 = CANARY.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16 = secret.encode_utf16().flat_map(u16::to_le_bytes).collect();
     bytes.chain([("UTF-16", utf16)]).collect()
 }
 
-fn form_urlencoded(text: &str) -> String {
-    let encoded = text.bytes().map(|byte| match byte {
-        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    });
-    encoded.collect()
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
+/// All below it.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -74,7 +65,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// Where a key is in a file, and in which form; a developer's own files are where it belongs.
 fn leaks(folder: &Path) -> (usize, Vec<String>) {
-    let (forms, mut found, mut searched) = (forms(), Vec::new(), 0);
+    let (forms, mut found, mut searched) = (forms(CANARY), Vec::new(), 0);
     for file in files(folder) {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         if name.starts_with(".env") || name == "keys.env" || !file.is_file() {
@@ -94,7 +85,7 @@ fn leaks(folder: &Path) -> (usize, Vec<String>) {
 #[test]
 fn every_form_of_a_leak_is_seen() {
     let place = tempfile::tempdir().unwrap();
-    for (n, (_, bytes)) in forms().iter().enumerate() {
+    for (n, (_, bytes)) in forms(CANARY).iter().enumerate() {
         fs::write(
             place.path().join(n.to_string()),
             [b"before ", bytes.as_slice(), b" after"].concat(),
@@ -109,7 +100,7 @@ fn every_form_of_a_leak_is_seen() {
         .collect();
     assert_eq!(
         (searched, files.len()),
-        (forms().len() + 1, forms().len()),
+        (forms(CANARY).len() + 1, forms(CANARY).len()),
         "{found:?}"
     );
 }
@@ -119,18 +110,8 @@ async fn a_server_that_crashes_with_a_key_in_its_memory_leaves_no_core_dump() {
     let place = Place::new("core");
     let mut plain = command(place.path(), &["--port", "0", "--production", "--stand-in"]);
     unlimited(clerk(&mut plain));
-    let mut with_cores = Command::new("sh");
-    with_cores
-        .args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""])
-        .arg(plain.get_program())
-        .args(plain.get_args());
-    with_cores
-        .current_dir(place.path())
-        .env_clear()
-        .stdout(std::process::Stdio::piped());
-    for (name, value) in plain.get_envs() {
-        with_cores.env(name, value.unwrap_or_default());
-    }
+    let unbounded = "ulimit -c unlimited; exec \"$0\" \"$@\"";
+    let mut with_cores = under(&["sh", "-c", unbounded], &plain);
     let mut server = start(&mut with_cores);
     assert_eq!(
         server

@@ -9,10 +9,9 @@ use aws_sdk_dynamodb::{
     types::AttributeValue,
 };
 use embedded::Embedded;
-use local::token;
 use serde_json::{Value, json};
 
-use super::{Place, key, times, unlimited};
+use super::{INVOKE, Place, key, open_gemini, times, unlimited};
 use crate::harness::{PERSON, Server, clerk, command, start};
 
 const OTHER: &str = "user_bbbbbbbb2";
@@ -107,9 +106,8 @@ impl Stage {
     }
 
     async fn open(&self) -> Value {
-        let event = json!({"token": token::sign(PERSON).unwrap(), "providers": ["gemini"], "purpose": "torture"});
-        let path = "/2015-03-31/functions/open-keys/invocations";
-        self.server.call("POST", path, None, Some(event)).await.1
+        let event = open_gemini(PERSON);
+        self.server.call("POST", INVOKE, None, Some(event)).await.1
     }
 
     /// Puts `item` in the place of the person's key, which is `own`, and uses it.
