@@ -141,6 +141,9 @@ impl Stage {
             ("RATE_LIMIT_READ_PER_MINUTE", "10000000"),
             ("RATE_LIMIT_GENERATE_PER_MINUTE", "10000000"),
             ("RATE_LIMIT_GENERATE_PER_DAY", "10000000"),
+            ("RATE_LIMIT_CHECK_PER_HOUR", "10000000"),
+            ("RATE_LIMIT_OPEN_PER_MINUTE", "10000000"),
+            ("RATE_LIMIT_OPEN_PER_DAY", "10000000"),
             (
                 "AWS_ENDPOINT_URL_DYNAMODB",
                 &format!("http://{}", services.dynamodb_address),

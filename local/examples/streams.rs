@@ -19,7 +19,7 @@ use user_api_keys::{aws::Aws, config::Config};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-const PEOPLE: usize = 20;
+const PEOPLE: usize = 100;
 
 /// Idle connections to providers are kept for half a minute, and looked through twice a minute.
 const IDLE: Duration = Duration::from_secs(65);
@@ -62,7 +62,7 @@ async fn main() -> Result<(), Failed> {
         let value = match name {
             "DEPLOY_ENV" => "streams",
             "CHECK_ON_SAVE" => "format",
-            name if name.starts_with("RATE_LIMIT_GENERATE") => "100000000",
+            name if name.starts_with("RATE_LIMIT") => "100000000",
             name => return embedded_setting(name, &services, &base_url),
         };
         Some(value.to_owned())

@@ -5,14 +5,17 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::extract::State;
 use lambda_http::{
     Body, Request, Response,
-    http::{HeaderValue, Method, header::ORIGIN},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method,
+        header::{AUTHORIZATION, CONTENT_TYPE},
+    },
 };
 use serde::Serialize;
 use tokio::net::TcpListener;
 use user_api_keys::{
     aws::Aws,
     config::Config,
-    endpoint::{Endpoint, Route, SetupError, find, json, never_stored, path},
+    endpoint::{Endpoint, Route, SetupError, find, guard, is_plain_json, json, path},
     events::{AnyBody, in_one_piece},
     origin::Origins,
     problem::{Code, Problem},
@@ -141,10 +144,13 @@ impl App {
     /// A function that is no HTTP, as Lambda's own invoke API answers: a failure is 200 with a header.
     /// IAM is not there to keep web pages out, so whatever a browser sends is refused.
     async fn invoke(&self, function: &str, request: &Request) -> Option<Response<Body>> {
-        let from_a_page = request.headers().contains_key(ORIGIN);
-        if from_a_page || self.origins.admit(request.headers()).is_err() {
+        let headers = request.headers();
+        if Origins::from_a_browser(headers) || self.origins.admit(headers).is_err() {
             let detail = "This function is invoked with an AWS SDK, never by a web page.";
             return Some(Problem::new(Code::Forbidden, detail).response("-"));
+        }
+        if !is_plain_json(headers) && !from_an_aws_sdk(headers) {
+            return Some(Problem::not_json().response("-"));
         }
         let event = serde_json::from_slice(request.body().as_ref()).unwrap_or_default();
         let answer = match function {
@@ -183,6 +189,17 @@ impl App {
     }
 }
 
+/// AWS SDKs sign an invocation and call its payload bytes, or nothing. A web page cannot sign: a browser
+/// asks first before it sends this header, and is refused.
+fn from_an_aws_sdk(headers: &HeaderMap) -> bool {
+    let starts = |name: HeaderName, with: &str| {
+        let value = headers.get(name).map(HeaderValue::as_bytes);
+        value.map(|value| value.starts_with(with.as_bytes()))
+    };
+    starts(AUTHORIZATION, "AWS4-HMAC-SHA256 ") == Some(true)
+        && starts(CONTENT_TYPE, "application/octet-stream") != Some(false)
+}
+
 fn invoked<T: Serialize>(answer: Result<T, Problem>) -> Response<Body> {
     match answer {
         Ok(answer) => json(&answer).unwrap_or_else(|problem| problem.response("-")),
@@ -209,6 +226,6 @@ async fn relay(State(app): State<Arc<App>>, request: axum::extract::Request) -> 
         }
         Err(_) => in_one_piece(Problem::too_large(BODY_MAX_BYTES).response("-")),
     };
-    never_stored(response.headers_mut());
+    guard(response.headers_mut());
     response
 }

@@ -53,6 +53,8 @@ pub(crate) fn unattended(name: &str) -> Option<String> {
         "CLERK_JWT_KEY" => token::PUBLIC_KEY,
         "CLERK_ISSUER" => token::ISSUER,
         "CLERK_AUTHORIZED_PARTIES" => token::PARTY,
+        // In Local mode these are settings for sign-in, too; nobody signs in here either.
+        "LOCAL_USER_ID" => "user_nobodyhere",
         "OPEN_KEYS_TRUST_CALLER" => "true",
         _ => return None,
     };

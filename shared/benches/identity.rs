@@ -43,6 +43,7 @@ fn auth() -> Auth {
         issuer: "https://clerk.test".to_owned(),
         authorized_parties: vec!["https://app.test".to_owned()],
         audience: None,
+        only_user: None,
     };
     Auth::new(Mode::Production, Some(&clerk)).unwrap()
 }

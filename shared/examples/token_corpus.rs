@@ -19,6 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         issuer: corpus::ISSUER.to_owned(),
         authorized_parties: vec![corpus::PARTY.to_owned()],
         audience: None,
+        only_user: None,
     };
     let auth = Auth::new(Mode::Production, Some(&clerk))?;
     let mut cases = Vec::new();

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::{
     key_table::{Item, TableError, failure, partition, projection, text},
     provider::Provider,
-    user::User,
+    user::{Actor, User},
 };
 
 /// How long a record is kept.
@@ -33,6 +33,10 @@ const SHOWN: &[&str] = &[
     "function",
     "request_id",
     "outcome",
+    "via",
+    "actor",
+    "session",
+    "caller",
 ];
 
 /// What was done with a key.
@@ -52,6 +56,10 @@ pub enum Action {
     Export,
     /// Sent to its provider to hear whether it works.
     Check,
+    /// Looked at, by somebody who is signed in on its owner's behalf.
+    Look,
+    /// Written to the front end's `.env` (Local mode).
+    FrontendEnv,
 }
 
 impl Action {
@@ -64,6 +72,8 @@ impl Action {
             Self::Open => "open",
             Self::Export => "export",
             Self::Check => "check",
+            Self::Look => "look",
+            Self::FrontendEnv => "frontend_env",
         }
     }
 }
@@ -176,6 +186,10 @@ impl AuditWriter {
             ("provider", event.provider.map(Provider::name)),
             ("kid", event.kid),
             ("purpose", event.purpose),
+            ("via", Some(user.via().as_str())),
+            ("actor", user.actor().map(Actor::as_str)),
+            ("session", user.session()),
+            ("caller", user.caller()),
         ]
         .map(|(name, value)| (name, value.map(text)));
         let others = [
@@ -208,7 +222,7 @@ pub struct Record {
     ttl: i64,
     /// When, RFC 3339 in UTC.
     pub at: String,
-    /// `save`, `change`, `restore`, `delete`, `open`, `export` or `check`.
+    /// `save`, `change`, `restore`, `delete`, `open`, `export`, `check`, `look` or `frontend_env`.
     pub action: String,
     /// With whose key; null for all of them.
     #[schema(required)]
@@ -225,6 +239,18 @@ pub struct Record {
     pub request_id: String,
     /// `ok`, `failed`, `refused` or `abandoned`.
     pub outcome: String,
+    /// How it was known who the user is: `session`, `trusted_caller`, `local` or `job`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// Who was signed in on the user's behalf: a Clerk user id, or `unnamed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The same for everything that one session did; the session's id cannot be told from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The AWS identity that called, where Lambda says which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
 }
 
 /// A page of records, newest first.

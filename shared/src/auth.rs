@@ -24,7 +24,7 @@ const KEY_MIN_BITS: usize = 2_048;
 
 /// How callers are identified.
 pub enum Auth {
-    /// Local mode without Clerk: everybody on this machine is the developer.
+    /// Local mode without Clerk: whoever is on this machine is its one user.
     Local,
     /// A verified Clerk session token.
     Clerk(Box<Verifier>),
@@ -51,6 +51,9 @@ pub enum Unauthorized {
     /// A rule that the token breaks; never what it says.
     #[error("token does not verify: {0}")]
     Token(&'static str),
+    /// Local mode is one user, and this is another one.
+    #[error("not LOCAL_USER_ID")]
+    NotTheLocalUser,
     /// Clerk's keys cannot be had, so nobody can be told apart; not the caller's fault.
     #[error("Clerk's keys are not available")]
     KeysUnavailable,
@@ -63,6 +66,7 @@ impl Unauthorized {
         match self {
             Self::NoToken => "no bearer token",
             Self::Token(rule) => rule,
+            Self::NotTheLocalUser => "not the local user",
             Self::KeysUnavailable => "no keys",
         }
     }
@@ -130,24 +134,42 @@ impl Auth {
     }
 }
 
-/// The right to name a person without their token: background work of a trusted back end, which IAM
+/// The right to name a user without their token: background work of a trusted back end, which IAM
 /// lets in. There only where `OPEN_KEYS_TRUST_CALLER=true`.
-pub struct TrustedCaller(());
+pub struct TrustedCaller(Whom);
+
+enum Whom {
+    Anybody,
+    /// Local mode: everybody it names is the one user.
+    Local,
+    /// Local mode with sign-in.
+    Only(UserId),
+}
 
 impl TrustedCaller {
     /// `None` unless the configuration says so.
     #[must_use]
     pub fn new(config: &Config) -> Option<Self> {
-        config.open_keys_trust_caller.then_some(Self(()))
+        let whom = match (config.mode, &config.clerk) {
+            (Mode::Production, _) => Whom::Anybody,
+            (Mode::Local, None) => Whom::Local,
+            (Mode::Local, Some(clerk)) => Whom::Only(clerk.only_user.clone()?),
+        };
+        config.open_keys_trust_caller.then_some(Self(whom))
     }
 
-    /// The person with this id.
+    /// The user with this id.
     ///
     /// # Errors
-    /// [`Unauthorized`] for anything that is no user id.
+    /// [`Unauthorized`] for anything that is no user id, and in Local mode for another user.
     pub fn user(&self, user_id: &str) -> Result<User, Unauthorized> {
         let id = UserId::clerk(user_id).map_err(|_| Unauthorized::Token("not a user id"))?;
-        Ok(User::verified(id, None))
+        match &self.0 {
+            Whom::Anybody => Ok(User::named(id)),
+            Whom::Local => Ok(User::local()),
+            Whom::Only(only) if *only == id => Ok(User::named(id)),
+            Whom::Only(_) => Err(Unauthorized::NotTheLocalUser),
+        }
     }
 }
 
@@ -183,8 +205,12 @@ impl Verifier {
             }
         };
         let now_s = now.unix_timestamp() as f64;
-        token::check_claims(&claims.map_err(Unauthorized::Token)?, &self.clerk, now_s)
-            .map_err(Unauthorized::Token)
+        let claims = claims.map_err(Unauthorized::Token)?;
+        let user = token::check_claims(&claims, &self.clerk, now_s).map_err(Unauthorized::Token)?;
+        match &self.clerk.only_user {
+            Some(only) if only != user.id() => Err(Unauthorized::NotTheLocalUser),
+            _ => Ok(user),
+        }
     }
 
     /// The claims, looked at only once one of the keys has verified the signature.

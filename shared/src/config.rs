@@ -10,12 +10,16 @@ use tracing::Level;
 use crate::{
     developer_keys,
     mode::{LocalModeOnLambda, Mode},
+    open_streams,
     provider::Provider,
     rate_limit::{Class, Limit, Window},
+    user::UserId,
 };
 
 /// Where the front end's development servers listen.
 const LOCAL_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
+/// Answers that one user may have streaming at once, where the environment says nothing.
+const STREAMS_PER_USER: u16 = 5;
 /// Longest model name, in bytes.
 const MODEL_MAX_BYTES: usize = 64;
 
@@ -57,6 +61,8 @@ pub struct Config {
     pub open_keys_trust_caller: bool,
     /// `RATE_LIMIT_<class>_PER_<window>`.
     pub rate_limits: Vec<Limit>,
+    /// `STREAMS_PER_USER`: answers that one user may have streaming at once.
+    pub streams_per_user: u8,
     /// `CHECK_ON_SAVE`.
     pub check_on_save: CheckOnSave,
     /// `ROTATE_AFTER_DAYS`: a key of this age is shown as stale.
@@ -110,6 +116,8 @@ pub struct Clerk {
     pub authorized_parties: Vec<String>,
     /// `CLERK_AUDIENCE`: what `aud` must hold, where it is set.
     pub audience: Option<String>,
+    /// `LOCAL_USER_ID`: in Local mode, which is one user, the only one who may call.
+    pub only_user: Option<UserId>,
 }
 
 /// Where the Clerk instance's public keys come from.
@@ -246,6 +254,7 @@ impl Config {
         let allowed_models = comma_list(&reader.optional("ALLOWED_MODELS").unwrap_or_default());
         let base_urls = reader.base_urls(lambda_function.is_some() && !local_runner);
         let rate_limits = reader.rate_limits();
+        let streams_per_user = reader.streams_per_user();
         let check_on_save = reader.check_on_save();
         let trust = reader.optional("OPEN_KEYS_TRUST_CALLER");
         let open_keys_trust_caller = trust.as_deref() == Some("true");
@@ -278,6 +287,7 @@ impl Config {
                 base_urls,
                 open_keys_trust_caller,
                 rate_limits,
+                streams_per_user,
                 check_on_save,
                 rotate_after_days,
                 rotate_pace,
@@ -406,6 +416,20 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         limits
     }
 
+    fn streams_per_user(&mut self) -> u8 {
+        let streams = self.number("STREAMS_PER_USER", STREAMS_PER_USER);
+        let fits = u8::try_from(streams)
+            .ok()
+            .filter(|n| *n <= open_streams::MAX);
+        fits.unwrap_or_else(|| {
+            let max = open_streams::MAX;
+            self.wrong.push(format!(
+                "STREAMS_PER_USER is {streams}, and can be 1 to {max}"
+            ));
+            max
+        })
+    }
+
     fn number(&mut self, name: &str, default: u16) -> u16 {
         let Some(text) = self.optional(name) else {
             return default;
@@ -481,12 +505,32 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             "CLERK_AUTHORIZED_PARTIES",
             "origins that may hold tokens, comma-separated",
         );
+        let only_user = self.only_user(mode);
         Some(Clerk {
             keys: keys?,
             issuer: issuer?,
             authorized_parties: comma_list(&parties?),
             audience: self.optional("CLERK_AUDIENCE"),
+            only_user,
         })
+    }
+
+    /// Keys in `.env` belong to whoever is on this machine, so signing in must not make others of them.
+    fn only_user(&mut self, mode: Mode) -> Option<UserId> {
+        if mode == Mode::Production {
+            return None;
+        }
+        let what = "with Clerk in Local mode, the Clerk user id of the one user whose keys these are \
+                    (or set DEPLOY_ENV so that every user has their own)";
+        let text = self.required("LOCAL_USER_ID", what)?;
+        let id = UserId::clerk(&text).ok();
+        if id.is_none() {
+            self.wrong.push(format!(
+                "LOCAL_USER_ID is {text:?}, which is no Clerk user id (user_ and 8 to 64 letters or \
+                 digits)"
+            ));
+        }
+        id
     }
 }
 
@@ -498,6 +542,8 @@ fn default_limit(class: Class, window: Window) -> Option<u32> {
         (Class::Save, Window::Minute) => Some(60),
         (Class::Read, Window::Minute) => Some(300),
         (Class::Check, Window::Hour) => Some(10),
+        (Class::Open, Window::Minute) => Some(60),
+        (Class::Open, Window::Day) => Some(2_000),
         _ => None,
     }
 }
@@ -642,6 +688,8 @@ mod tests {
                 limit(Class::Save, Window::Minute, 60),
                 limit(Class::Read, Window::Minute, 300),
                 limit(Class::Check, Window::Hour, 10),
+                limit(Class::Open, Window::Minute, 60),
+                limit(Class::Open, Window::Day, 2_000),
             ]
         );
         settings.push(("RATE_LIMIT_SAVE_PER_DAY", "7"));
@@ -660,6 +708,7 @@ mod tests {
                 ("KMS_KEY_ARN", ARN),
                 ("CLERK_ISSUER", "x"),
                 ("CLERK_AUTHORIZED_PARTIES", "x"),
+                ("LOCAL_USER_ID", "user_aaaaaaaa1"),
             ];
             settings.extend_from_slice(pairs);
             read(&settings).is_ok()

@@ -11,7 +11,8 @@ use lambda_http::{
     http::{
         HeaderMap, HeaderValue, Method, StatusCode, Uri,
         header::{
-            ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH, X_CONTENT_TYPE_OPTIONS,
+            ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+            IF_MATCH, X_CONTENT_TYPE_OPTIONS,
         },
     },
 };
@@ -24,7 +25,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::{
-    audit,
+    audit::{self, AuditWriter, Outcome},
     auth::{Auth, AuthSetupError},
     aws::Aws,
     config::Config,
@@ -35,8 +36,8 @@ use crate::{
     problem::{Code, Problem},
     provider::Provider,
     rate_limit::{Allowance, Class, LimitError, Limiter},
-    telemetry::{Line, hashed},
-    user::User,
+    telemetry::{Line, hashed, hashed_text},
+    user::{Actor, User},
 };
 
 /// One address and what it does.
@@ -92,6 +93,7 @@ pub struct Endpoint {
     auth: Auth,
     origins: Origins,
     limiter: Limiter,
+    audit: AuditWriter,
 }
 
 /// Why a function did not start.
@@ -125,7 +127,8 @@ impl Endpoint {
             deploy_env: config.deploy_env.clone(),
             auth: Auth::new(config.mode, config.clerk.as_ref())?,
             origins: Origins::new(config),
-            limiter: Limiter::new(aws.dynamodb.clone(), table, &config.rate_limits),
+            limiter: Limiter::new(aws.dynamodb.clone(), table.clone(), &config.rate_limits),
+            audit: AuditWriter::new(aws.dynamodb.clone(), table, function),
         })
     }
 
@@ -133,9 +136,13 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`LimitError`]
-    pub async fn count<A>(&self, call: &Call<A>, class: Class) -> Result<(), LimitError> {
-        let counted = self.limiter.count(&call.user, class, call.now).await;
-        counted.map(|_| ())
+    pub async fn count(
+        &self,
+        user: &User,
+        class: Class,
+        now: OffsetDateTime,
+    ) -> Result<(), LimitError> {
+        self.limiter.count(user, class, now).await.map(drop)
     }
 
     /// Answers one request with `act`, or with the failure that kept it from running.
@@ -195,7 +202,7 @@ impl Endpoint {
 
     /// The headers that every answer carries.
     fn describe(&self, asked: &HeaderMap, known: &Known, headers: &mut HeaderMap) {
-        never_stored(headers);
+        guard(headers);
         if let Some(allowance) = known.allowance {
             headers.insert("ratelimit-limit", allowance.limit.into());
             headers.insert("ratelimit-remaining", allowance.remaining.into());
@@ -252,7 +259,7 @@ impl Endpoint {
         let (route, segment) = find(routes, &parts.method, path(&parts.uri, &parts))?;
         known.route = Some(route.path);
         let now = OffsetDateTime::now_utc();
-        let user = self.admit(route, &parts.headers, now).await?;
+        let user = self.admit(route, &parts.headers, now, request_id).await?;
         known.user = Some(hashed(&self.deploy_env, user.id()));
         let (tell, counted) = watch::channel(None);
         let counted_user = user.clone();
@@ -280,29 +287,82 @@ impl Endpoint {
         result
     }
 
-    /// Who is calling, if they may call this route.
+    /// Who is calling, if they may call this route. Whoever is signed in on a user's behalf may only
+    /// look, and is on that user's audit log before they do.
     async fn admit<A>(
         &self,
         route: &Route<A>,
         headers: &HeaderMap,
         now: OffsetDateTime,
+        request_id: &str,
     ) -> Result<User, Problem> {
         let user = self.auth.user(headers, now).await?;
-        let Some(actor) = user.actor() else {
-            return Ok(user);
-        };
-        tracing::warn!(%actor, route = route.path, "impersonation");
-        match route.effect {
-            Effect::Looks => Ok(user),
-            Effect::Acts | Effect::ReadsThenActs => Err(Problem::advising(Code::Forbidden)),
+        if user.actor().is_some() {
+            let asked = format!("{} {}", shown(&route.method), route.path);
+            let event = audit::Event {
+                action: audit::Action::Look,
+                provider: None,
+                kid: None,
+                purpose: Some(&asked),
+                request_id,
+                now,
+            };
+            // Rare, so not part of what every request carries along.
+            Box::pin(self.look(&user, route.effect, &event)).await?;
+        }
+        Ok(user)
+    }
+
+    async fn look(
+        &self,
+        user: &User,
+        effect: Effect,
+        event: &audit::Event<'_>,
+    ) -> Result<(), Problem> {
+        let actor = user.actor().map(Actor::as_str).unwrap_or_default();
+        let actor = hashed_text(&self.deploy_env, actor);
+        tracing::warn!(
+            actor,
+            route = event.purpose,
+            request_id = event.request_id,
+            "impersonation"
+        );
+        match effect {
+            Effect::Looks => Ok(self.audit.write(user, event, Outcome::Ok).await?),
+            Effect::Acts | Effect::ReadsThenActs => {
+                self.audit.note(user, event, Outcome::Refused).await;
+                Err(Problem::advising(Code::Forbidden))
+            }
         }
     }
 }
 
-/// What every answer carries, wherever it comes from.
-pub fn never_stored(headers: &mut HeaderMap) {
+/// What every answer carries, wherever it comes from: it is not stored, guessed at, shown in a frame
+/// or loaded into another site's page. A page's own content security policy stays.
+pub fn guard(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let same_origin = HeaderValue::from_static("same-origin");
+    headers.insert("cross-origin-resource-policy", same_origin);
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+}
+
+/// Whether a body is said to be JSON, once, and in no other coding.
+#[must_use]
+pub fn is_plain_json(headers: &HeaderMap) -> bool {
+    let texts = |name| headers.get_all(name).iter().map(|value| value.to_str());
+    let mut types = texts(CONTENT_TYPE);
+    let (Some(Ok(of)), None) = (types.next(), types.next()) else {
+        return false;
+    };
+    let media_type = of.split(';').next().unwrap_or("").trim();
+    let mut codings = texts(CONTENT_ENCODING);
+    media_type.eq_ignore_ascii_case("application/json")
+        && codings.all(|coding| coding.is_ok_and(|of| of.eq_ignore_ascii_case("identity")))
 }
 
 impl<A> Call<A> {
@@ -417,19 +477,6 @@ impl<A> Call<A> {
     }
 }
 
-/// Whether a body is said to be JSON, once, and in no other coding.
-fn is_plain_json(headers: &HeaderMap) -> bool {
-    let texts = |name| headers.get_all(name).iter().map(|value| value.to_str());
-    let mut types = texts(CONTENT_TYPE);
-    let (Some(Ok(of)), None) = (types.next(), types.next()) else {
-        return false;
-    };
-    let media_type = of.split(';').next().unwrap_or("").trim();
-    let mut codings = texts(CONTENT_ENCODING);
-    media_type.eq_ignore_ascii_case("application/json")
-        && codings.all(|coding| coding.is_ok_and(|of| of.eq_ignore_ascii_case("identity")))
-}
-
 /// Does `work` if the count allows it.
 async fn within_limit<T>(
     effect: Effect,
@@ -452,7 +499,7 @@ async fn within_limit<T>(
 fn refused<T>(error: LimitError) -> (Result<T, Problem>, Option<Allowance>) {
     let left = match &error {
         LimitError::Limited(left) => Some(*left),
-        LimitError::Table(_) => None,
+        LimitError::Streams { .. } | LimitError::Table(_) => None,
     };
     (Err(error.into()), left)
 }

@@ -28,7 +28,7 @@ use crate::{
     user::User,
 };
 
-pub use self::versions::{Before, Restorable, SAME_REVISION};
+pub use self::versions::{Before, Restorable, Restore, SAME_REVISION};
 
 mod versions;
 
@@ -41,6 +41,8 @@ pub(crate) const RECORD: &str = "sk, kid, ver, hint, #status, enabled, expires_a
                                  last_used_at, kept_until";
 /// A mark neither touches another key nor brings one back to life.
 const SAME_KEY: &str = "attribute_exists(pk) AND kid=:kid";
+/// A change or a delete of the version that its caller has seen.
+const SAME_VERSION: &str = "attribute_exists(pk) AND ver=:version";
 /// Two refusals so far apart make a key invalid: a provider's bad hour does not.
 const REFUSALS_APART: Duration = Duration::DAY;
 
@@ -297,6 +299,8 @@ impl<'a> NewKey<'a> {
 /// A change of a key's record that leaves the key itself alone; `None` leaves a field alone too.
 #[derive(Debug, Default)]
 pub struct Change {
+    /// The version this must change, where the caller named one (`If-Match`).
+    pub version: Option<u64>,
     /// Whether the key may be opened.
     pub enabled: Option<bool>,
     /// The person's own words; `Some(None)` takes them away.
@@ -365,7 +369,7 @@ impl KeyWriter {
     /// One `UpdateItem` on a row that is there; returns the record as it is now.
     ///
     /// # Errors
-    /// [`TableError::Condition`] when there is no key.
+    /// [`TableError::Condition`] when there is no key, or not of that version.
     pub async fn change(
         &self,
         user: &User,
@@ -388,6 +392,11 @@ impl KeyWriter {
             .condition_expression("attribute_exists(pk)")
             .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
             .expression_attribute_values(":now", text(&now.format(&Rfc3339)?));
+        if let Some(version) = change.version {
+            update = update
+                .condition_expression(SAME_VERSION)
+                .expression_attribute_values(":version", AttributeValue::N(version.to_string()));
+        }
         if let Some(enabled) = change.enabled {
             set.push("enabled=:enabled");
             update = update.expression_attribute_values(":enabled", AttributeValue::Bool(enabled));
@@ -555,6 +564,30 @@ impl KeyMarker {
         self.mark(user, provider, kid, expression)
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":invalid", text(Status::Invalid.as_str()))
+            .expression_attribute_values(":now", text(&now.format(&Rfc3339)?))
+            .send()
+            .await
+            .map_err(|error| failure(&error))?;
+        Ok(())
+    }
+
+    /// Notes that this key was seen to work: one `UpdateItem`.
+    ///
+    /// # Errors
+    /// [`TableError::Condition`] when the key was replaced or deleted meanwhile.
+    pub async fn works(
+        &self,
+        user: &User,
+        provider: Provider,
+        kid: &str,
+        now: OffsetDateTime,
+    ) -> Result<(), TableError> {
+        let expression = "SET #status=:active, last_check=:valid, checked_at=:now, rev=rev+:one \
+                          REMOVE refused_at";
+        self.mark(user, provider, kid, expression)
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":active", text(Status::Active.as_str()))
+            .expression_attribute_values(":valid", text("valid"))
             .expression_attribute_values(":now", text(&now.format(&Rfc3339)?))
             .send()
             .await

@@ -1,14 +1,19 @@
 //! Which web pages may call, and under which host name.
 //!
 //! In Local mode the server answers with keys and any page the developer visits can reach loopback,
-//! so every request must carry a loopback `Host` (DNS rebinding) and, when it has an `Origin`, an
-//! allowed one (hostile page). In Production the token decides and `Origin` only steers CORS.
+//! so every request must carry a loopback `Host` (DNS rebinding), must not have come through a proxy
+//! or a tunnel (`Via`, `Forwarded` and the like), and must not come from a page that may not call: an
+//! `Origin` must be an allowed one, and a browser that says `Sec-Fetch-Site: cross-site` without an
+//! `Origin` is a frame, an image or a link. In Production the token decides and `Origin` only steers
+//! CORS.
+
+use std::net::{IpAddr, SocketAddr};
 
 use lambda_http::http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, ORIGIN, VARY,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, FORWARDED, HOST, ORIGIN, VARY,
     },
 };
 
@@ -17,6 +22,32 @@ use crate::{
     mode::Mode,
     problem::{Code, Problem},
 };
+
+/// Headers in which proxies name the client, one address or several with commas between.
+const CLIENTS: &[&str] = &[
+    "x-forwarded-for",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "fly-client-ip",
+];
+/// Headers in which they name the host that the client asked for.
+const HOSTS: &[&str] = &["x-forwarded-host", "x-forwarded-server", "x-original-host"];
+/// Headers in which they name the protocol that the client spoke.
+const PROTOCOLS: &[&str] = &[
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+];
+/// What no development server on this machine sends.
+const PROXIES_ONLY: &[&str] = &["via", "cdn-loop"];
+/// Where a browser says that a request comes from, unless its user typed the address.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// The front ends that may call.
 #[derive(Debug)]
@@ -43,19 +74,43 @@ impl Origins {
         if !self.loopback_only {
             return Ok(());
         }
-        if !one(headers, &HOST).is_some_and(is_loopback) {
-            return Err(Problem::new(
-                Code::Forbidden,
+        let refused = |detail| Err(Problem::new(Code::Forbidden, detail));
+        let host = one(headers, &HOST).and_then(|host| host.to_str().ok());
+        if !host.is_some_and(is_loopback) {
+            return refused(
                 "Local mode answers on this machine only; call it as localhost or 127.0.0.1.",
-            ));
+            );
         }
-        match headers.contains_key(ORIGIN) && self.allowed_origin(headers).is_none() {
-            true => Err(Problem::new(
+        if !came_directly(headers) {
+            return refused(
+                "Local mode does not answer through a proxy or a tunnel; call it directly, or set \
+                 DEPLOY_ENV so that users sign in.",
+            );
+        }
+        match (headers.contains_key(ORIGIN), self.allowed_origin(headers)) {
+            (_, Some(_)) => Ok(()),
+            (true, None) => Err(Problem::new(
                 Code::Forbidden,
                 "This web page may not call; add its origin to ALLOWED_ORIGINS if it is yours.",
-            )),
-            false => Ok(()),
+            )
+            .because(format!(
+                "origin {} is not in ALLOWED_ORIGINS",
+                shown_origin(headers)
+            ))),
+            (false, None) if asked_by_another_site(headers) => refused(
+                "Another web page asked for this; type the address into the browser instead.",
+            ),
+            (false, None) => Ok(()),
         }
+    }
+
+    /// Whether a browser sent this: a web page, whoever's it is.
+    #[must_use]
+    pub fn from_a_browser(headers: &HeaderMap) -> bool {
+        headers.contains_key(ORIGIN)
+            || headers
+                .keys()
+                .any(|name| name.as_str().starts_with("sec-fetch-"))
     }
 
     /// Adds the CORS headers, on failures too.
@@ -98,10 +153,7 @@ impl Origins {
 }
 
 /// The value of a header that stands there exactly once.
-fn one<'h>(
-    headers: &'h HeaderMap,
-    name: &lambda_http::http::HeaderName,
-) -> Option<&'h HeaderValue> {
+fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => Some(value),
@@ -109,10 +161,68 @@ fn one<'h>(
     }
 }
 
-fn is_loopback(host: &HeaderValue) -> bool {
-    let Ok(host) = host.to_str() else {
-        return false;
+/// The origin for the log, shortened: a page chooses it.
+fn shown_origin(headers: &HeaderMap) -> String {
+    let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    origin.unwrap_or_default().chars().take(100).collect()
+}
+
+/// A value that is not known asks as much as `cross-site`.
+fn asked_by_another_site(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    !sites.all(|site| site == "same-origin" || site == "none")
+}
+
+/// Whether nothing says that somebody beyond this machine is asking. A front end's development server
+/// says of itself that it is on loopback and speaks http.
+fn came_directly(headers: &HeaderMap) -> bool {
+    let all = |names: &[&str], fits: fn(&str) -> bool| {
+        let mut values = names.iter().flat_map(|name| headers.get_all(*name));
+        values.all(|value| {
+            value
+                .to_str()
+                .is_ok_and(|list| list.split(',').all(|one| fits(one.trim())))
+        })
     };
+    let forwarded = |value: &HeaderValue| value.to_str().is_ok_and(is_forwarded_here);
+    !PROXIES_ONLY.iter().any(|name| headers.contains_key(*name))
+        && all(CLIENTS, is_loopback_address)
+        && all(HOSTS, is_loopback)
+        && all(PROTOCOLS, is_http)
+        && headers.get_all(FORWARDED).iter().all(forwarded)
+}
+
+/// `Forwarded` (RFC 7239): hops with commas between, each `name=value` with semicolons between.
+fn is_forwarded_here(value: &str) -> bool {
+    value.split([',', ';']).all(|pair| {
+        let Some((name, value)) = pair.split_once('=') else {
+            return false;
+        };
+        let value = value.trim().trim_matches('"');
+        match name.trim().to_ascii_lowercase().as_str() {
+            "for" | "by" => is_loopback_address(value),
+            "host" => is_loopback(value),
+            "proto" => is_http(value),
+            _ => false,
+        }
+    })
+}
+
+fn is_http(protocol: &str) -> bool {
+    protocol.eq_ignore_ascii_case("http") || protocol.eq_ignore_ascii_case("ws")
+}
+
+/// An address of this machine's loopback, with or without a port; also IPv4 as IPv6 writes it.
+fn is_loopback_address(text: &str) -> bool {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let address = bare.unwrap_or(text).parse::<IpAddr>();
+    let address = address.or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
+    address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+fn is_loopback(host: &str) -> bool {
     ["localhost", "127.0.0.1", "[::1]"].iter().any(|name| {
         host.get(..name.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(name))
@@ -188,6 +298,90 @@ mod tests {
             let headers = headers(&[("host", "127.0.0.1:8787"), ("origin", origin)]);
             assert_eq!(local().admit(&headers).is_ok(), admitted, "{origin}");
         }
+    }
+
+    #[test]
+    fn local_mode_refuses_what_came_through_a_proxy_or_a_tunnel() {
+        let admitted = |name: &'static str, value: &str| {
+            let host = ("host", "127.0.0.1:8787");
+            local().admit(&headers(&[host, (name, value)])).is_ok()
+        };
+        for (name, value) in [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "127.0.0.1, 203.0.113.9"),
+            ("x-forwarded-for", "203.0.113.9, 127.0.0.1"),
+            ("x-forwarded-for", "unknown"),
+            ("x-forwarded-for", ""),
+            ("x-forwarded-for", "127.0.0.1.nip.io"),
+            ("x-forwarded-host", "keys.example.com"),
+            ("x-forwarded-host", "localhost, keys.example.com"),
+            ("x-forwarded-server", "edge.example.com"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-proto", "http,https"),
+            ("x-real-ip", "203.0.113.9"),
+            ("x-real-ip", "10.0.0.1"),
+            ("cf-connecting-ip", "203.0.113.9"),
+            ("true-client-ip", "2001:db8::1"),
+            ("via", "1.1 nginx"),
+            ("via", "1.1 localhost"),
+            ("cdn-loop", "cloudflare"),
+            ("forwarded", "for=203.0.113.9"),
+            ("forwarded", "for=127.0.0.1;proto=https"),
+            ("forwarded", "for=127.0.0.1, for=198.51.100.2"),
+            ("forwarded", "host=keys.example.com"),
+            ("forwarded", "for=_hidden"),
+            ("forwarded", "for=unknown;by=127.0.0.1"),
+            ("forwarded", "secret=x"),
+            ("forwarded", "for"),
+        ] {
+            assert!(!admitted(name, value), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-forwarded-for", "::1, ::ffff:127.0.0.1"),
+            ("x-forwarded-for", "127.0.0.1:50123"),
+            ("x-forwarded-host", "localhost:3000"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-port", "3000"),
+            ("x-real-ip", "127.0.0.1"),
+            ("forwarded", "for=127.0.0.1;host=localhost:3000;proto=http"),
+            (
+                "forwarded",
+                "For=\"[::1]:50123\"; by=\"[::1]\", for=127.0.0.1",
+            ),
+        ] {
+            assert!(admitted(name, value), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn local_mode_refuses_a_frame_an_image_or_a_link_of_another_site() {
+        for (site, origin, admitted) in [
+            ("cross-site", None, false),
+            ("same-site", None, false),
+            ("unheard-of", None, false),
+            ("", None, false),
+            ("same-origin", None, true),
+            ("none", None, true),
+            ("cross-site", Some("http://localhost:3000"), true),
+            ("same-site", Some("http://localhost:3000"), true),
+            ("cross-site", Some("http://localhost:3001"), false),
+            ("same-origin", Some("https://evil.test"), false),
+        ] {
+            let mut pairs = vec![("host", "127.0.0.1:8787"), ("sec-fetch-site", site)];
+            pairs.extend(origin.map(|origin| ("origin", origin)));
+            assert_eq!(
+                local().admit(&headers(&pairs)).is_ok(),
+                admitted,
+                "{pairs:?}"
+            );
+        }
+        let twice = [
+            ("host", "localhost"),
+            ("sec-fetch-site", "none"),
+            ("sec-fetch-site", "cross-site"),
+        ];
+        assert!(local().admit(&headers(&twice)).is_err(), "two sites");
     }
 
     #[test]

@@ -320,6 +320,12 @@ impl From<Unauthorized> for Problem {
     fn from(reason: Unauthorized) -> Self {
         match reason {
             Unauthorized::KeysUnavailable => Self::temporarily_unavailable(reason),
+            Unauthorized::NotTheLocalUser => Self::new(
+                Code::Forbidden,
+                "This server runs in Local mode for one user, whom LOCAL_USER_ID names; sign in as \
+                 that user, or set DEPLOY_ENV so that every user has their own keys.",
+            )
+            .because(reason),
             Unauthorized::NoToken | Unauthorized::Token(_) => Self::advising(Code::Unauthorized)
                 .because(reason)
                 .named(reason.reason()),
@@ -363,6 +369,11 @@ impl From<LimitError> for Problem {
                 ),
             )
             .retry_after(allowance.reset_s),
+            LimitError::Streams { limit, wait_s } => Self::new(
+                Code::RateLimited,
+                format!("You have {limit} answers streaming already; wait until one of them ends."),
+            )
+            .retry_after(wait_s),
             LimitError::Table(error) => error.into(),
         }
     }

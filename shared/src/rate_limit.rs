@@ -26,8 +26,10 @@ pub enum Class {
     Save,
     /// Everything that looks.
     Read,
-    /// Asking a provider whether a key works; a thief of keys would like that too.
+    /// Asking a provider about a key that is not known to work; a thief of keys would like that too.
     Check,
+    /// Handing keys to the app's other back ends, one call for several.
+    Open,
 }
 
 /// How long calls are counted together.
@@ -54,7 +56,13 @@ pub struct Limit {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 4] = [Self::Generate, Self::Save, Self::Read, Self::Check];
+    pub const ALL: [Self; 5] = [
+        Self::Generate,
+        Self::Save,
+        Self::Read,
+        Self::Check,
+        Self::Open,
+    ];
 
     /// As stored.
     #[must_use]
@@ -64,6 +72,7 @@ impl Class {
             Self::Save => "save",
             Self::Read => "read",
             Self::Check => "check",
+            Self::Open => "open",
         }
     }
 }
@@ -108,6 +117,14 @@ pub enum LimitError {
     /// Too many calls; the allowance says when there will be more.
     #[error("over the limit")]
     Limited(Allowance),
+    /// As many streams as a user may have are open.
+    #[error("too many open streams")]
+    Streams {
+        /// How many that is.
+        limit: u8,
+        /// Seconds until one of them ends if it is not heard of again, 1 or more.
+        wait_s: u64,
+    },
     /// The table.
     #[error(transparent)]
     Table(#[from] TableError),

@@ -19,7 +19,7 @@ use crate::{
     mode::Mode,
     problem::{Code, Problem},
     provider::Provider,
-    user::UserId,
+    user::{UserId, fingerprint},
 };
 
 /// Our crates, as `tracing` names them.
@@ -161,11 +161,7 @@ pub fn hashed(deploy_env: &str, user: &UserId) -> String {
 
 /// The same for what stands in a user id's place in a row.
 pub fn hashed_text(deploy_env: &str, user: &str) -> String {
-    use aws_lc_rs::digest::{SHA256, digest};
-    let text = format!("{deploy_env}\n{user}");
-    let hash = digest(&SHA256, text.as_bytes());
-    let start = hash.as_ref().iter().take(8);
-    start.map(|byte| format!("{byte:02x}")).collect()
+    fingerprint(&format!("{deploy_env}\n{user}"))
 }
 
 /// The one log line of a request or an invocation, and the metrics that go with it.

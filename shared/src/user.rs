@@ -31,47 +31,119 @@ impl UserId {
     }
 }
 
-/// An authenticated person; nothing is read or written without one.
+/// An authenticated user; nothing is read or written without one.
 #[derive(Debug, Clone)]
 pub struct User {
     id: UserId,
+    via: Via,
     actor: Option<Actor>,
+    session: Option<String>,
+    caller: Option<String>,
 }
 
-/// Somebody who impersonates a person through Clerk; named when Clerk names a user.
+/// How it is known who the user is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// A session token that verifies.
+    Session,
+    /// A back end that IAM lets in and that is trusted to name users.
+    TrustedCaller,
+    /// Local mode without sign-in.
+    Local,
+    /// A scheduled job over everybody's rows.
+    Job,
+}
+
+impl Via {
+    /// As the audit log says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::TrustedCaller => "trusted_caller",
+            Self::Local => "local",
+            Self::Job => "job",
+        }
+    }
+}
+
+/// Somebody who impersonates a user through Clerk; named when Clerk names a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(pub(crate) Option<UserId>);
 
-impl std::fmt::Display for Actor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.as_ref().map_or("unnamed", UserId::as_str))
+impl Actor {
+    /// Their user id, or `unnamed`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_ref().map_or("unnamed", UserId::as_str)
     }
 }
 
 impl User {
-    /// Made from a verified token's subject.
-    pub(crate) fn verified(id: UserId, actor: Option<Actor>) -> Self {
-        Self { id, actor }
+    fn known(id: UserId, via: Via) -> Self {
+        Self {
+            id,
+            via,
+            actor: None,
+            session: None,
+            caller: None,
+        }
     }
 
-    /// The one developer of Local mode.
-    pub(crate) fn local() -> Self {
+    /// Made from a verified token's subject, session id and actor.
+    pub(crate) fn verified(id: UserId, session_id: &str, actor: Option<Actor>) -> Self {
         Self {
-            id: UserId("local".to_owned()),
-            actor: None,
+            actor,
+            session: Some(fingerprint(session_id)),
+            ..Self::known(id, Via::Session)
         }
+    }
+
+    /// Named by a trusted back end.
+    pub(crate) fn named(id: UserId) -> Self {
+        Self::known(id, Via::TrustedCaller)
+    }
+
+    /// The one user of Local mode without sign-in.
+    pub(crate) fn local() -> Self {
+        Self::known(UserId("local".to_owned()), Via::Local)
     }
 
     /// Whose row it is, for jobs over everybody's rows: they act for nobody who is there.
     pub(crate) fn of_row(pk: &str) -> Option<Self> {
-        let sub = pk.strip_prefix("USER#")?;
-        match sub {
-            "local" => Some(Self::local()),
-            _ => Some(Self::verified(UserId::clerk(sub).ok()?, None)),
-        }
+        let id = match pk.strip_prefix("USER#")? {
+            "local" => UserId("local".to_owned()),
+            sub => UserId::clerk(sub).ok()?,
+        };
+        Some(Self::known(id, Via::Job))
     }
 
-    /// Who impersonates this person, if anybody does: they may look, and do nothing else.
+    /// Adds the AWS identity that called, where Lambda says which.
+    #[must_use]
+    pub fn called_by(self, caller: Option<&str>) -> Self {
+        let caller = caller.map(str::to_owned);
+        Self { caller, ..self }
+    }
+
+    /// How it is known who this is.
+    #[must_use]
+    pub fn via(&self) -> Via {
+        self.via
+    }
+
+    /// Names the session without being its id: uses of one session have the same one.
+    #[must_use]
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    /// The AWS identity that called.
+    #[must_use]
+    pub fn caller(&self) -> Option<&str> {
+        self.caller.as_deref()
+    }
+
+    /// Who impersonates this user, if anybody does: they may look, and do nothing else.
     #[must_use]
     pub fn actor(&self) -> Option<&Actor> {
         self.actor.as_ref()
@@ -82,6 +154,14 @@ impl User {
     pub fn id(&self) -> &UserId {
         &self.id
     }
+}
+
+/// The first 16 hex digits of the text's SHA-256.
+pub(crate) fn fingerprint(text: &str) -> String {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let hash = digest(&SHA256, text.as_bytes());
+    let start = hash.as_ref().iter().take(8);
+    start.map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

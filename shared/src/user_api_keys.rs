@@ -11,7 +11,7 @@ use crate::{
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
-    key_table::{KeyMarker, KeyReader, Record, SealedRow, TableError},
+    key_table::{KeyMarker, KeyReader, Record, SealedRow, Status, TableError},
     provider::Provider,
     sealing::{Binding, Opener, SealingError},
     telemetry,
@@ -69,6 +69,10 @@ pub struct Credential {
     pub kid: String,
     /// Last four characters, or empty.
     pub hint: String,
+    /// Whether it has been seen to work, as far as we know; a key without a row counts as that.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub proven: bool,
 }
 
 fn name<S: Serializer>(provider: &Provider, serializer: S) -> Result<S::Ok, S::Error> {
@@ -167,6 +171,22 @@ impl Found<'_> {
         }
     }
 
+    /// Whose key it is.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Whether the key has been seen to work. One that has not counts against [`Class::Check`] before it
+    /// is used: whoever tries out keys that they found learns of no more here than from saving them.
+    ///
+    /// [`Class::Check`]: crate::rate_limit::Class::Check
+    #[must_use]
+    pub fn proven(&self) -> bool {
+        self.record()
+            .is_none_or(|record| record.status == Status::Active)
+    }
+
     /// Side by side one `Decrypt`, the audit record, without which the key is not handed out, and on
     /// the first use of a day the day.
     ///
@@ -193,6 +213,7 @@ impl UserApiKeys<'_> {
             provider,
             kid: format!("env:{}", provider.facts().env),
             hint: key.hint(),
+            proven: true,
         };
         let event = about(event, provider, &credential.kid);
         let audit = &self.access.audit;
@@ -260,6 +281,7 @@ impl UserApiKeys<'_> {
             provider,
             kid: row.record.kid,
             hint: row.record.hint,
+            proven: row.record.status == Status::Active,
         };
         Ok(Opened { key, credential })
     }

@@ -230,8 +230,16 @@ async fn a_second_save_counts_a_version_and_a_delete_leaves_nothing() {
         (records.len(), records[0].hint.as_str(), records[0].ver),
         (1, "2222", 2)
     );
-    stack.writer.delete(&a, &[Provider::Gemini]).await.unwrap();
-    stack.writer.delete(&a, &[Provider::Gemini]).await.unwrap();
+    stack
+        .writer
+        .delete(&a, &[Provider::Gemini], None)
+        .await
+        .unwrap();
+    stack
+        .writer
+        .delete(&a, &[Provider::Gemini], None)
+        .await
+        .unwrap();
     assert!(stack.lister.list(&a).await.unwrap().is_empty());
     assert!(matches!(
         stack.open(&a, Provider::Gemini).await,
@@ -403,7 +411,11 @@ async fn the_day_of_a_use_is_noted_once_and_never_on_another_key() {
     assert!(matches!(late, Err(TableError::Condition)));
     assert_eq!(record().await.last_used_at, None);
     // Deleted: nothing comes back to life.
-    stack.writer.delete(&a, &[Provider::Gemini]).await.unwrap();
+    stack
+        .writer
+        .delete(&a, &[Provider::Gemini], None)
+        .await
+        .unwrap();
     let late = marker.used(&a, Provider::Gemini, &saved, now).await;
     assert!(matches!(late, Err(TableError::Condition)));
     assert!(stack.items().await.is_empty());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use lambda_http::{Body, Response};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -9,11 +10,13 @@ use user_api_keys::{
     audit::{self, Outcome},
     endpoint::{Call, json},
     events::{EventSender, Events, Gone, Reply},
-    problem::Problem,
+    open_streams::OpenStream,
+    problem::{Code, Problem},
     provider::Provider,
+    rate_limit::{Class, LimitError},
     usage::Usage,
     user::User,
-    user_api_keys::{Credential, KeyError, Opened, UserApiKeys},
+    user_api_keys::{Credential, Found, KeyError, Opened, UserApiKeys},
 };
 use utoipa::ToSchema;
 
@@ -103,6 +106,24 @@ struct Begun {
     running: Running,
 }
 
+/// What an answer cost, and what paid for it.
+struct Paid<'a> {
+    usage: Usage,
+    credential: &'a Credential,
+    research_credential: Option<&'a Credential>,
+}
+
+impl Begun {
+    /// As far as it is known by now.
+    fn paid(&self) -> Paid<'_> {
+        Paid {
+            usage: self.running.ended().usage,
+            credential: &self.credential,
+            research_credential: self.research_credential.as_ref(),
+        }
+    }
+}
+
 /// Write a text, paid by the caller's own key.
 ///
 /// Two round trips before the provider: the rows it needs beside the count, then `Decrypt` beside the
@@ -127,26 +148,18 @@ struct Begun {
 )]
 pub(crate) async fn generate(deps: Arc<Deps>, call: Call<Action>) -> Result<Reply, Problem> {
     let job = Job::of(&call, &deps.models)?;
-    let mut begun = begin(&deps, &call, &job).await?;
     if job.stream {
-        let (user, request_id) = (call.user.clone(), call.request_id.clone());
-        return Ok(Reply::Events(Events::new(|sender| async move {
-            stream(&deps, &user, &request_id, call.now, begun, &sender).await
-        })));
+        return begin_stream(deps, call, job).await;
     }
+    let mine = UserApiKeys::of(&call.user, &deps.access, deps.developer.as_ref());
+    let found = find_keys(&mine, &call, &job).await?;
+    let mut begun = begin(&deps, &call, &job, &mine, found).await?;
     let mut content = String::new();
     while let Some(text) = next(&deps, &call.user, call.now, &mut begun).await? {
         content.push_str(&text);
     }
+    note_end(&deps, &call.user, begun.paid(), call.now).await;
     let ended = begun.running.ended();
-    note_usage(
-        &deps,
-        &call.user,
-        begun.choice.provider,
-        ended.usage,
-        call.now,
-    )
-    .await;
     let response: Response<Body> = json(&GenerateAnswer {
         content,
         provider: begun.choice.provider.name(),
@@ -161,26 +174,43 @@ pub(crate) async fn generate(deps: Arc<Deps>, call: Call<Action>) -> Result<Repl
     Ok(response.into())
 }
 
-/// Everything up to the first part of the text.
-async fn begin(deps: &Deps, call: &Call<Action>, job: &Job) -> Result<Begun, Problem> {
+/// As many streams of one user as there are places: one is taken beside the reads and the count, and
+/// given back on every way out.
+async fn begin_stream(deps: Arc<Deps>, call: Call<Action>, job: Job) -> Result<Reply, Problem> {
     let mine = UserApiKeys::of(&call.user, &deps.access, deps.developer.as_ref());
-    let event = call.event(audit::Action::Open, None, None);
-    let (opened, exa) = open_keys(&mine, call, job, &event).await?;
-    let researched = match (&job.research, exa) {
-        (Some(research), Some(exa)) => researched(deps, call, job, research, exa).await?,
-        _ => Researched::default(),
+    let open = deps.streams.open(&call.user, call.now);
+    // Both to their end: a place that is taken must be known, to be given back.
+    let (found, place) = tokio::join!(find_keys(&mine, &call, &job), open);
+    let mut place = place?;
+    let begun = async { begin(&deps, &call, &job, &mine, found?).await };
+    let begun = match place.during(begun).await {
+        Ok(begun) => begun,
+        Err(problem) => {
+            place.close().await;
+            return Err(problem);
+        }
     };
-    first_to_answer(deps, call, job, &mine, &event, opened, researched).await
+    let (user, request_id) = (call.user.clone(), call.request_id.clone());
+    Ok(Reply::Events(Events::new(|sender| async move {
+        let asked = Asked {
+            deps: &deps,
+            user: &user,
+            request_id: &request_id,
+            now: call.now,
+        };
+        stream(&asked, begun, place, &sender).await
+    })))
 }
 
-/// The first provider's key, and Exa's where there is research: the rows beside the count, and
-/// nothing opened before the count lets it through.
-async fn open_keys(
-    mine: &UserApiKeys<'_>,
+/// Keys that are there, not opened yet: the first provider's, and Exa's where there is research.
+type FoundKeys<'a> = (Found<'a>, Option<Result<Found<'a>, KeyError>>);
+
+/// The rows beside the count, and nothing opened before the count lets it through.
+async fn find_keys<'a>(
+    mine: &'a UserApiKeys<'a>,
     call: &Call<Action>,
     job: &Job,
-    event: &audit::Event<'_>,
-) -> Result<(Opened, Option<Result<Opened, KeyError>>), Problem> {
+) -> Result<FoundKeys<'a>, Problem> {
     let find = async { Ok(mine.find(job.choices[0].provider).await?) };
     let find_exa = async {
         let Some(research) = &job.research else {
@@ -192,15 +222,91 @@ async fn open_keys(
         }
     };
     let (found, exa, ()) = tokio::try_join!(find, find_exa, call.let_through())?;
+    Ok((found, exa))
+}
+
+/// Everything up to the first part of the text.
+async fn begin(
+    deps: &Deps,
+    call: &Call<Action>,
+    job: &Job,
+    mine: &UserApiKeys<'_>,
+    (found, exa): FoundKeys<'_>,
+) -> Result<Begun, Problem> {
+    let event = call.event(audit::Action::Open, None, None);
     let open_exa = async {
         match exa {
-            Some(Ok(found)) => Some(found.open(event).await),
-            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(found)) => Some(open(deps, call, found, &event).await),
+            Some(Err(error)) => Some(Err(error.into())),
             None => None,
         }
     };
-    let (opened, exa) = tokio::join!(found.open(event), open_exa);
-    Ok((opened?, exa))
+    let (opened, exa) = tokio::join!(open(deps, call, found, &event), open_exa);
+    let opened = opened.map_err(NotOpened::problem)?;
+    let researched = match (&job.research, exa) {
+        (Some(research), Some(exa)) => researched(deps, call, job, research, exa).await?,
+        _ => Researched::default(),
+    };
+    first_to_answer(deps, call, job, mine, &event, opened, researched).await
+}
+
+/// Why a key was not opened.
+enum NotOpened {
+    Key(KeyError),
+    /// A key that nobody has seen work, and too many of those were tried.
+    Check(Provider, LimitError),
+}
+
+impl From<KeyError> for NotOpened {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}
+
+impl NotOpened {
+    /// Whether it is about this key of the user's, rather than something having failed.
+    fn lets_others_try(&self) -> bool {
+        match self {
+            Self::Key(error) => error.is_the_persons(),
+            Self::Check(_, error) => !matches!(error, LimitError::Table(_)),
+        }
+    }
+
+    fn problem(self) -> Problem {
+        match self {
+            Self::Key(error) => error.into(),
+            Self::Check(provider, LimitError::Limited(allowance)) => Problem::new(
+                Code::RateLimited,
+                format!(
+                    "Your {} key has not been seen to work yet, and you have tried {} such keys \
+                     already; try again in {} seconds.",
+                    provider.facts().title,
+                    allowance.limit,
+                    allowance.reset_s
+                ),
+            )
+            .retry_after(allowance.reset_s),
+            Self::Check(_, error) => error.into(),
+        }
+    }
+}
+
+/// Opens a key. One that has not been seen to work is counted as a check first, whichever provider it
+/// is for: otherwise saving unchecked and generating would try out stolen keys without end.
+async fn open(
+    deps: &Deps,
+    call: &Call<Action>,
+    found: Found<'_>,
+    event: &audit::Event<'_>,
+) -> Result<Opened, NotOpened> {
+    if !found.proven() {
+        let counted = deps
+            .endpoint
+            .count(&call.user, Class::Check, call.now)
+            .await;
+        counted.map_err(|error| NotOpened::Check(found.provider(), error))?;
+    }
+    Ok(found.open(event).await?)
 }
 
 /// Asks the first choice, and then the others as long as a failure lets them try.
@@ -238,7 +344,8 @@ async fn first_to_answer(
             Err(failure) => failure,
         };
         note_refusal(deps, &call.user, &opened.credential, &failure, call.now).await;
-        let Some(other) = next_credential(mine, &mut others, &failure, event).await? else {
+        let Some(other) = next_credential(deps, call, mine, &mut others, &failure, event).await?
+        else {
             return Err(failure.problem);
         };
         researched.warnings.push(format!(
@@ -252,6 +359,8 @@ async fn first_to_answer(
 
 /// The person's next own credential that can be used, where this failure lets another try.
 async fn next_credential<'c>(
+    deps: &Deps,
+    call: &Call<Action>,
     mine: &UserApiKeys<'_>,
     choices: &mut impl Iterator<Item = &'c Choice>,
     failure: &Failure,
@@ -261,10 +370,11 @@ async fn next_credential<'c>(
         return Ok(None);
     }
     for choice in choices {
-        match mine.get(choice.provider, event).await {
+        let opened = async { open(deps, call, mine.find(choice.provider).await?, event).await };
+        match opened.await {
             Ok(opened) => return Ok(Some((choice, opened))),
-            Err(error) if error.is_the_persons() => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.lets_others_try() => {}
+            Err(error) => return Err(error.problem()),
         }
     }
     Ok(None)
@@ -283,7 +393,7 @@ async fn researched(
     call: &Call<Action>,
     job: &Job,
     research: &Research,
-    exa: Result<Opened, KeyError>,
+    exa: Result<Opened, NotOpened>,
 ) -> Result<Researched, Problem> {
     let required = research.required == Some(true);
     let without = |problem: Problem| match required {
@@ -295,8 +405,8 @@ async fn researched(
     };
     let opened = match exa {
         Ok(opened) => opened,
-        Err(error) if error.is_the_persons() => return without(error.into()),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.lets_others_try() => return without(error.problem()),
+        Err(error) => return Err(error.problem()),
     };
     match deps
         .exa
@@ -331,49 +441,69 @@ async fn next(
     }
 }
 
-/// Relays piece by piece. Returns the failure it ended with, for the log.
-async fn stream(
-    deps: &Deps,
-    user: &User,
-    request_id: &str,
+/// What a stream is about, for the record.
+struct Asked<'a> {
+    deps: &'a Deps,
+    user: &'a User,
+    request_id: &'a str,
     now: OffsetDateTime,
+}
+
+/// Relays piece by piece. Returns the failure it ended with, for the log. The place is given back before
+/// the last event goes out, so that whoever has read it can begin another stream.
+async fn stream(
+    asked: &Asked<'_>,
     mut begun: Begun,
+    mut place: OpenStream,
     sender: &EventSender,
 ) -> Option<Problem> {
-    match relay(deps, user, now, &mut begun, sender).await {
-        Ok(Ok(())) => None,
+    match place.during(relay(asked, &mut begun, sender)).await {
+        Ok(Ok(())) => {
+            let noted = note_end(asked.deps, asked.user, begun.paid(), asked.now);
+            tokio::join!(noted, place.close());
+            let ended = begun.running.ended();
+            let done = Done {
+                finish_reason: ended.finish_reason,
+                usage: ended.usage,
+            };
+            sender.send("done", &done).await.ok();
+            None
+        }
         Ok(Err(problem)) => {
+            place.close().await;
+            let shown = problem.shown(asked.request_id);
             // Whoever has gone meanwhile does not need it.
-            sender.send("error", &problem.shown(request_id)).await.ok();
+            sender.send("error", &shown).await.ok();
             Some(problem)
         }
         Err(Gone) => {
-            let usage = begun.running.ended().usage;
-            let provider = begun.choice.provider;
-            // Dropped first: what is not read is not paid for any longer.
-            drop(begun.running);
-            let event = audit::Event {
-                action: audit::Action::Open,
-                provider: Some(provider),
-                kid: Some(&begun.credential.kid),
-                purpose: None,
-                request_id,
-                now,
-            };
-            let audit = &deps.access.audit;
+            // What is not read is not paid for any longer.
+            begun.running.stop();
             tokio::join!(
-                audit.note(user, &event, Outcome::Abandoned),
-                note_usage(deps, user, provider, usage, now),
+                note_abandoned(asked, &begun.credential),
+                note_end(asked.deps, asked.user, begun.paid(), asked.now),
+                place.close()
             );
             None
         }
     }
 }
 
+async fn note_abandoned(asked: &Asked<'_>, credential: &Credential) {
+    let event = audit::Event {
+        action: audit::Action::Open,
+        provider: Some(credential.provider),
+        kid: Some(&credential.kid),
+        purpose: None,
+        request_id: asked.request_id,
+        now: asked.now,
+    };
+    let audit = &asked.deps.access.audit;
+    audit.note(asked.user, &event, Outcome::Abandoned).await;
+}
+
 async fn relay(
-    deps: &Deps,
-    user: &User,
-    now: OffsetDateTime,
+    asked: &Asked<'_>,
     begun: &mut Begun,
     sender: &EventSender,
 ) -> Result<Result<(), Problem>, Gone> {
@@ -389,38 +519,46 @@ async fn relay(
         let sources = &begun.sources;
         sender.send("sources", &Sources { sources }).await?;
     }
+    let Asked {
+        deps, user, now, ..
+    } = *asked;
     loop {
         let text = match sender.alive_until(next(deps, user, now, begun)).await? {
             Ok(Some(text)) => text,
-            Ok(None) => break,
+            Ok(None) => return Ok(Ok(())),
             Err(problem) => return Ok(Err(problem)),
         };
         sender.send("delta", &Delta { text: &text }).await?;
     }
-    let ended = begun.running.ended();
-    note_usage(deps, user, begun.choice.provider, ended.usage, now).await;
-    let done = Done {
-        finish_reason: ended.finish_reason,
-        usage: ended.usage,
-    };
-    sender.send("done", &done).await?;
-    Ok(Ok(()))
 }
 
-/// Adds to the person's count; a count that is missing keeps nobody from their text.
-async fn note_usage(
-    deps: &Deps,
-    user: &User,
-    provider: Provider,
-    usage: Usage,
-    now: OffsetDateTime,
-) {
-    if let Err(error) = deps.usage.add(user, provider, usage, now).await {
-        tracing::warn!(%error, "usage not noted");
+/// Adds to the user's count, and notes which keys were seen to work for the first time. What is missing
+/// there keeps nobody from their text.
+async fn note_end(deps: &Deps, user: &User, paid: Paid<'_>, now: OffsetDateTime) {
+    let used = async {
+        let provider = paid.credential.provider;
+        let noted = deps.usage.add(user, provider, paid.usage, now).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "usage not noted");
+        }
+    };
+    let keys = [Some(paid.credential), paid.research_credential];
+    let new = keys.into_iter().flatten().filter(|key| !key.proven);
+    let works = new.map(|key| note_works(deps, user, key, now));
+    tokio::join!(used, join_all(works));
+}
+
+async fn note_works(deps: &Deps, user: &User, key: &Credential, now: OffsetDateTime) {
+    let marker = &deps.access.marker;
+    let marked = marker.works(user, key.provider, &key.kid, now).await;
+    if let Err(error) = marked {
+        // Replaced meanwhile, most likely.
+        tracing::info!(%error, "a key that works was not noted");
     }
 }
 
-/// Marks the row of a key that its provider refuses, so that lists and onboarding show it.
+/// Marks the row of a key that its provider refuses, so that lists and onboarding show it, and counts it
+/// as a check where its use was not counted as one.
 async fn note_refusal(
     deps: &Deps,
     user: &User,
@@ -433,8 +571,18 @@ async fn note_refusal(
     }
     let marker = &deps.access.marker;
     let marked = marker.refused(user, credential.provider, &credential.kid, now);
-    if let Err(error) = marked.await {
+    let counted = async {
+        match credential.proven {
+            true => deps.endpoint.count(user, Class::Check, now).await,
+            false => Ok(()),
+        }
+    };
+    let (marked, counted) = tokio::join!(marked, counted);
+    if let Err(error) = marked {
         // Replaced meanwhile, or a key of the developer's own file, which has no row.
         tracing::info!(%error, "refusal not noted");
+    }
+    if let Err(LimitError::Table(error)) = counted {
+        tracing::warn!(%error, "refusal not counted");
     }
 }

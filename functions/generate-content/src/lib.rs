@@ -9,6 +9,7 @@ mod writer;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use lambda_http::{Body, Request, Response, http::Method};
 use user_api_keys::{
     aws::Aws,
@@ -17,6 +18,7 @@ use user_api_keys::{
     endpoint::{Call, Effect, Endpoint, Route, SetupError},
     events::{AnyBody, buffered},
     https::Https,
+    open_streams::StreamLimiter,
     provider::Provider,
     rate_limit::Class,
     usage::UsageWriter,
@@ -57,6 +59,7 @@ pub struct Deps {
     endpoint: Endpoint,
     access: KeyAccess,
     usage: UsageWriter,
+    streams: StreamLimiter,
     developer: Option<DeveloperKeys>,
     models: Models,
     writer: Writer,
@@ -77,6 +80,11 @@ impl Deps {
             endpoint: Endpoint::new(config, aws, NAME)?,
             access: KeyAccess::new(config, aws, NAME, &opens),
             usage: UsageWriter::new(aws.dynamodb.clone(), config.table_name.clone()),
+            streams: StreamLimiter::new(
+                aws.dynamodb.clone(),
+                config.table_name.clone(),
+                config.streams_per_user,
+            ),
             developer: DeveloperKeys::new(config),
             models,
             writer: Writer::new(https.clone(), config),
@@ -88,7 +96,8 @@ impl Deps {
 /// Answers one request, in pieces where it asks for them.
 pub async fn handle(deps: &Arc<Deps>, request: Request) -> Response<AnyBody> {
     let act = async |call: Call<Action>| match call.action {
-        Action::Generate => generate::generate(Arc::clone(deps), call).await,
+        // Its type is too deep for the compiler to see through.
+        Action::Generate => generate::generate(Arc::clone(deps), call).boxed().await,
     };
     deps.endpoint.answer_or_stream(ROUTES, request, act).await
 }

@@ -326,7 +326,7 @@ impl Running {
         let wait = wait.min(self.ends.saturating_duration_since(Instant::now()));
         let cause = match timeout(wait, self.events.next()).await {
             Ok(Some(Ok(data))) if data == "[DONE]" => {
-                self.events = Box::pin(futures_util::stream::empty());
+                self.stop();
                 return Ok(true);
             }
             Ok(Some(Ok(data))) => match dialect::parts(self.dialect, self.title, &data) {
@@ -344,6 +344,11 @@ impl Running {
             Some(_) => Ok(false),
             None => Err(Failure::cut(self.title, cause)),
         }
+    }
+
+    /// Hangs up; what has come already can still be read.
+    pub(crate) fn stop(&mut self) {
+        self.events = Box::pin(futures_util::stream::empty());
     }
 
     /// Providers count as they go, each field when they know it.

@@ -5,22 +5,24 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use lambda_runtime::Context;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use user_api_keys::{
-    audit,
+    audit::{self, Outcome},
     auth::{Auth, AuthSetupError, TrustedCaller},
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
     invocation::read,
+    plain_text::is_plain_text,
     problem::{Code, Problem},
     provider::Provider,
-    telemetry::{Line, hashed},
+    rate_limit::{Class, Limiter},
+    telemetry::{Line, hashed, hashed_text},
     user::User,
     user_api_keys::{KeyAccess, UserApiKeys},
 };
@@ -32,6 +34,7 @@ const PURPOSE_MAX_CHARS: usize = 100;
 pub struct Deps {
     deploy_env: String,
     auth: Auth,
+    limiter: Limiter,
     trusted: Option<TrustedCaller>,
     access: KeyAccess,
     developer: Option<DeveloperKeys>,
@@ -46,6 +49,11 @@ impl Deps {
         Ok(Self {
             deploy_env: config.deploy_env.clone(),
             auth: Auth::new(config.mode, config.clerk.as_ref())?,
+            limiter: Limiter::new(
+                aws.dynamodb.clone(),
+                config.table_name.clone(),
+                &config.rate_limits,
+            ),
             trusted: TrustedCaller::new(config),
             access: KeyAccess::new(config, aws, NAME, Provider::ALL),
             developer: DeveloperKeys::new(config),
@@ -63,7 +71,8 @@ struct OpenRequest {
     purpose: String,
 }
 
-const SHAPE: &str = "token, providers (a list of names) and purpose (1 to 100 characters)";
+const SHAPE: &str = "token, providers (a list of names) and purpose (1 to 100 characters that can be \
+                     seen, on one line)";
 
 /// The keys. No `Debug`: they are in clear.
 #[derive(Serialize)]
@@ -89,10 +98,13 @@ pub async fn handle(
 ) -> Result<OpenAnswer, Problem> {
     let mut line = Line::start(NAME, context);
     let request_id = line.request_id().to_owned();
+    // Of IAM's principals Lambda passes on one kind, Cognito's; CloudTrail has the others.
+    let identity = context.and_then(|context| context.identity.as_ref());
+    let identity = identity.map(|identity| identity.identity_id.as_str());
     let mut user = None;
-    let answer = line
-        .counting(open(deps, &request_id, event, &mut user))
-        .await;
+    // Its type is too deep for the compiler to see through.
+    let work = open(deps, &request_id, identity, event, &mut user).boxed();
+    let answer = line.counting(work).await;
     line.user = user.map(|user: User| hashed(&deps.deploy_env, user.id()));
     let problem = answer.as_ref().err();
     line.end(
@@ -102,47 +114,62 @@ pub async fn handle(
     answer
 }
 
-/// Leaves in `caller` whoever is known to have asked.
+/// What is asked for.
+struct Wanted {
+    providers: Vec<Provider>,
+    purpose: String,
+}
+
+/// What to open, if the request says so properly.
+fn wanted(request: &OpenRequest) -> Result<Wanted, Problem> {
+    let purpose = request.purpose.clone();
+    let fits = (1..=PURPOSE_MAX_CHARS).contains(&purpose.chars().count());
+    if !fits || !is_plain_text(&purpose) {
+        return Err(Problem::invalid_request(format!("Send {SHAPE}.")));
+    }
+    let providers = request.providers.iter().map(|name| name.parse());
+    let mut providers = providers.collect::<Result<Vec<Provider>, _>>()?;
+    providers.sort();
+    providers.dedup();
+    Ok(Wanted { providers, purpose })
+}
+
+/// Leaves in `caller` whoever is known to have asked. The rows are read beside the count, and nothing is
+/// opened before it lets the call through.
 async fn open(
     deps: &Deps,
     request_id: &str,
+    identity: Option<&str>,
     event: Value,
     caller: &mut Option<User>,
 ) -> Result<OpenAnswer, Problem> {
     let request: OpenRequest = read(event, SHAPE)?;
-    let wrong = || Problem::invalid_request(format!("Send {SHAPE}."));
-    let purpose = request.purpose.as_str();
-    let printable = purpose.chars().all(|c| !c.is_control());
-    if !(1..=PURPOSE_MAX_CHARS).contains(&purpose.chars().count()) || !printable {
-        return Err(wrong());
-    }
-    let providers: Result<Vec<Provider>, _> = request.providers.iter().map(|p| p.parse()).collect();
-    let mut providers = providers?;
-    providers.sort();
-    providers.dedup();
-    let now = OffsetDateTime::now_utc();
-    let user = person(deps, &request, now).await?;
-    let user = &*caller.insert(user);
+    let Wanted { providers, purpose } = wanted(&request)?;
     let event = audit::Event {
         action: audit::Action::Export,
         provider: None,
         kid: None,
-        purpose: Some(purpose),
+        purpose: Some(&purpose),
         request_id,
-        now,
+        now: OffsetDateTime::now_utc(),
     };
-    let developer = deps.developer.as_ref();
-    let mine = UserApiKeys::of(user, &deps.access, developer);
+    let user = user(deps, &request, event.now).await?.called_by(identity);
+    let user = &*caller.insert(user);
+    for_themselves(deps, user, &event).await?;
+    let mine = UserApiKeys::of(user, &deps.access, deps.developer.as_ref());
+    let rows = join_all(providers.iter().map(|&provider| mine.find(provider)));
+    let (counted, rows) = tokio::join!(deps.limiter.count(user, Class::Open, event.now), rows);
+    counted?;
+    let opened = rows.into_iter().map(async |row| row?.open(&event).await);
     let mut answer = OpenAnswer {
         keys: BTreeMap::new(),
         missing: Vec::new(),
     };
-    let all = providers.iter().map(|&provider| mine.get(provider, &event));
-    for (provider, opened) in providers.iter().zip(join_all(all).await) {
+    for (provider, opened) in providers.iter().zip(join_all(opened).await) {
         match opened {
             Ok(opened) => {
                 let key = OpenedKey {
-                    // EXPOSE: handing the key to the person's own back end is this function's work.
+                    // EXPOSE: handing the key to the user's own back end is this function's work.
                     api_key: opened.key.expose().to_owned(),
                     kid: opened.credential.kid,
                 };
@@ -157,24 +184,28 @@ async fn open(
     Ok(answer)
 }
 
-/// The person the token names; a bare `user_id` only where the caller is trusted.
-async fn person(deps: &Deps, request: &OpenRequest, now: OffsetDateTime) -> Result<User, Problem> {
-    let user = match (&request.token, &request.user_id, &deps.trusted) {
+/// The user the token names; a bare `user_id` only where the caller is trusted.
+async fn user(deps: &Deps, request: &OpenRequest, now: OffsetDateTime) -> Result<User, Problem> {
+    match (&request.token, &request.user_id, &deps.trusted) {
         // EXPOSE: the token, to verify it.
-        (Some(token), None, _) => deps.auth.user_of_token(token.expose_secret(), now).await?,
-        (None, Some(user_id), Some(trusted)) => trusted.user(user_id)?,
+        (Some(token), None, _) => Ok(deps.auth.user_of_token(token.expose_secret(), now).await?),
+        (None, Some(user_id), Some(trusted)) => Ok(trusted.user(user_id)?),
         (None, Some(_), None) => {
-            let detail = "A user_id alone is not accepted; send the person's session token.";
-            return Err(Problem::new(Code::Unauthorized, detail).named("user id without a token"));
+            let detail = "A user_id alone is not accepted; send the user's session token.";
+            Err(Problem::new(Code::Unauthorized, detail).named("user id without a token"))
         }
-        _ => return Err(Problem::invalid_request(format!("Send {SHAPE}."))),
-    };
-    match user.actor() {
-        Some(actor) => {
-            tracing::warn!(%actor, function = NAME, "impersonation");
-            let detail = "Who is signed in on somebody's behalf cannot open keys.";
-            Err(Problem::new(Code::Forbidden, detail))
-        }
-        None => Ok(user),
+        _ => Err(Problem::invalid_request(format!("Send {SHAPE}."))),
     }
+}
+
+/// Whoever is signed in on a user's behalf opens nothing, and that they tried is on the user's audit log.
+async fn for_themselves(deps: &Deps, user: &User, event: &audit::Event<'_>) -> Result<(), Problem> {
+    let Some(actor) = user.actor() else {
+        return Ok(());
+    };
+    let actor = hashed_text(&deps.deploy_env, actor.as_str());
+    tracing::warn!(actor, function = NAME, "impersonation");
+    deps.access.audit.note(user, event, Outcome::Refused).await;
+    let detail = "Who is signed in on somebody's behalf cannot open keys.";
+    Err(Problem::new(Code::Forbidden, detail))
 }

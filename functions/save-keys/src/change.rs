@@ -49,12 +49,17 @@ const CHANGE_SHAPE: &str = "one or more of enabled (true or false), description 
 #[utoipa::path(
     patch,
     path = "/api/onboarding/api-keys/{provider}",
-    params(("provider" = Provider, Path)),
+    params(
+        ("provider" = Provider, Path),
+        ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$",
+            description = "the version to change, in double quotes"),
+    ),
     request_body = ChangeRequest,
     responses(
         (status = 200, description = "the key's record as it is now", body = ShownRecord),
         (status = 400, description = "invalid_request, unknown_provider"),
         (status = 409, description = "no_api_key"),
+        (status = 412, description = "version_conflict"),
     )
 )]
 pub(crate) async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
@@ -74,7 +79,9 @@ pub(crate) async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<
     if nothing || !to_come || !fits(description.as_ref().and_then(Option::as_deref)) {
         return Err(wrong());
     }
+    let version = call.if_match()?;
     let change = Change {
+        version,
         enabled: request.enabled,
         description: description.map(|text| text.filter(|text| !text.is_empty())),
         expires_at,
@@ -85,7 +92,7 @@ pub(crate) async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<
         .audited(&call.user, &event, work)
         .await
         .map_err(|error| match error {
-            TableError::Condition => KeyError::Missing(provider).into(),
+            TableError::Condition if version.is_none() => KeyError::Missing(provider).into(),
             error => Problem::from(error),
         })?;
     json(&record.shown(call.now, deps.rotate_after_days))

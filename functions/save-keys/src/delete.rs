@@ -4,6 +4,7 @@ use lambda_http::{Body, Response, http::StatusCode};
 use user_api_keys::{
     audit,
     endpoint::{Call, empty},
+    key_table::TableError,
     problem::Problem,
     provider::Provider,
 };
@@ -17,19 +18,28 @@ use crate::{Action, Deps};
 #[utoipa::path(
     delete,
     path = "/api/onboarding/api-keys/{provider}",
-    params(("provider" = Provider, Path)),
+    params(
+        ("provider" = Provider, Path),
+        ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$",
+            description = "the version to delete, in double quotes"),
+    ),
     responses(
         (status = 204, description = "there is no such key any more"),
-        (status = 400, description = "unknown_provider"),
+        (status = 400, description = "invalid_request, unknown_provider"),
+        (status = 412, description = "version_conflict"),
     )
 )]
 pub(crate) async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let provider: Provider = call.segment.parse()?;
+    let version = call.if_match()?;
     let _order = deps.in_order().await;
+    if version.is_some() && deps.keys.before(&call.user, provider).await?.version() != version {
+        return Err(TableError::Condition.into());
+    }
     deps.remove_lines(&[provider])?;
     let event = call.event(audit::Action::Delete, Some(provider), None);
     let one = [provider];
-    let work = deps.keys.delete(&call.user, &one);
+    let work = deps.keys.delete(&call.user, &one, version);
     deps.audited(&call.user, &event, work).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
@@ -46,10 +56,15 @@ pub(crate) async fn delete_all(
     deps: &Deps,
     call: &Call<Action>,
 ) -> Result<Response<Body>, Problem> {
+    if call.if_match()?.is_some() {
+        let detail =
+            "If-Match is for one key; delete all without it, or each with its own version.";
+        return Err(Problem::invalid_request(detail));
+    }
     let _order = deps.in_order().await;
     deps.remove_lines(Provider::ALL)?;
     let event = call.event(audit::Action::Delete, None, None);
-    let work = deps.keys.delete(&call.user, Provider::ALL);
+    let work = deps.keys.delete(&call.user, Provider::ALL, None);
     deps.audited(&call.user, &event, work).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }

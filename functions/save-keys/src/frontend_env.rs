@@ -5,6 +5,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use user_api_keys::{
     api_key::ApiKey,
+    audit::{self, Outcome},
     endpoint::{Call, json},
     problem::Problem,
     provider::Provider,
@@ -56,14 +57,25 @@ struct FrontendEnvAnswer {
         (status = 404, description = "not_found"),
     )
 )]
-pub(crate) fn frontend_env(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn frontend_env(
+    deps: &Deps,
+    call: &Call<Action>,
+) -> Result<Response<Body>, Problem> {
     let developer = deps.developer.as_ref().ok_or_else(Problem::not_found)?;
     let request: FrontendEnvRequest = call.json(BODY_MAX_BYTES, FRONTEND_ENV_SHAPE)?;
-    let mut names = Provider::ALL.iter().filter_map(|p| p.facts().frontend_env);
-    let name = names.find(|name| *name == request.key);
-    let name =
-        name.ok_or_else(|| Problem::invalid_request(format!("Send {FRONTEND_ENV_SHAPE}.")))?;
-    let written = developer.save_for_browser(name, &ApiKey::parse(request.value)?);
+    let mut all = Provider::ALL
+        .iter()
+        .filter_map(|p| Some((*p, p.facts().frontend_env?)));
+    let found = all.find(|(_, name)| *name == request.key);
+    let (provider, name) =
+        found.ok_or_else(|| Problem::invalid_request(format!("Send {FRONTEND_ENV_SHAPE}.")))?;
+    let key = ApiKey::parse(request.value)?;
+    let event = call.event(audit::Action::FrontendEnv, Some(provider), None);
+    deps.audit.write(&call.user, &event, Outcome::Ok).await?;
+    let written = developer.save_for_browser(name, &key);
+    if written.files.is_empty() {
+        deps.audit.note(&call.user, &event, Outcome::Failed).await;
+    }
     json(&FrontendEnvAnswer {
         message: "front end environment updated",
         key: name,

@@ -15,6 +15,7 @@ use user_api_keys::{
     developer_keys::DeveloperKeys,
     endpoint::{Call, Effect, Endpoint, Route, SetupError},
     key_table::{KeyWriter, TableError},
+    plain_text::is_plain_text,
     problem::Problem,
     provider::Provider,
     provider_check::Checker,
@@ -46,7 +47,7 @@ pub enum Action {
 
 /// Where it does it.
 pub const ROUTES: &[Route<Action>] = &[
-    // Reads and seals beside the count, and writes after it.
+    // Reads beside the count, seals and writes after it.
     Route {
         method: Method::POST,
         path: "/api/onboarding/api-keys",
@@ -183,8 +184,10 @@ impl Deps {
     }
 }
 
+/// Whether a description can be kept and shown.
 fn fits(description: Option<&str>) -> bool {
-    description.is_none_or(|text| text.chars().count() <= DESCRIPTION_MAX_CHARS)
+    description
+        .is_none_or(|text| text.chars().count() <= DESCRIPTION_MAX_CHARS && is_plain_text(text))
 }
 
 /// Answers one request.
@@ -195,7 +198,7 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
         Action::Restore => restore::restore(deps, &call).await,
         Action::Delete => delete::delete(deps, &call).await,
         Action::DeleteAll => delete::delete_all(deps, &call).await,
-        Action::FrontendEnv => frontend_env::frontend_env(deps, &call),
+        Action::FrontendEnv => frontend_env::frontend_env(deps, &call).await,
     };
     deps.endpoint.answer(ROUTES, request, act).await
 }

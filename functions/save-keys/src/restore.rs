@@ -2,9 +2,9 @@
 
 use lambda_http::{Body, Response};
 use user_api_keys::{
-    audit,
+    audit::{self, Outcome},
     endpoint::{Call, json},
-    key_table::{Status, TableError},
+    key_table::{Restore, Status, TableError},
     problem::{Code, Problem},
     provider::Provider,
 };
@@ -17,7 +17,7 @@ use crate::{
 /// Bring back the key that was replaced.
 ///
 /// For a day after a save: the two change places, so that a restore can be restored, too. Two
-/// `GetItem`s side by side, the audit record, one `TransactWriteItems`. In Local mode the `.env` lines
+/// `GetItem`s side by side, one `TransactWriteItems` with the audit record. In Local mode the `.env` lines
 /// are taken out first, since they would win: no function that saves can open a key to write it there.
 #[utoipa::path(
     post,
@@ -60,8 +60,13 @@ pub(crate) async fn restore(deps: &Deps, call: &Call<Action>) -> Result<Response
         _ => Vec::new(),
     };
     let event = call.event(audit::Action::Restore, Some(provider), Some(&wanted.kid));
-    let work = deps.keys.restore(&call.user, provider, keys, call.now);
-    let version = deps.audited(&call.user, &event, work).await?;
+    let restore = Restore {
+        replaces,
+        record: Some(deps.audit.entry(&call.user, &event, Outcome::Ok)?),
+        now: call.now,
+    };
+    let restored = deps.keys.restore(&call.user, provider, keys, restore).await;
+    let version = deps.recorded(&call.user, &event, restored).await?;
     let title = provider.facts().title;
     json(&SaveAnswer {
         message: format!("the {title} API key that was replaced is in use again"),

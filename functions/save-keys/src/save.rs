@@ -45,7 +45,7 @@ struct SaveRequest {
 }
 
 const SAVE_SHAPE: &str = "provider and api_key (texts), and if you like description (text of at \
-                          most 200 characters) and expires_in_days (1 to 3650)";
+                          most 200 characters that can be seen, on one line) and expires_in_days (1 to 3650)";
 
 /// A saved key, named and not shown.
 #[derive(Serialize, ToSchema)]
@@ -86,8 +86,8 @@ pub(crate) struct SavedKey<'a> {
 
 /// Save or replace a key.
 ///
-/// `Encrypt` beside the provider's check and a look at the row, then the audit record, then one write;
-/// in Local mode also the `.env` files. A key that is replaced can be restored for a day.
+/// A look at the row beside the count, then `Encrypt` beside the provider's check, then one write with
+/// the audit record; in Local mode also the `.env` files. A key that is replaced can be restored for a day.
 #[utoipa::path(
     post,
     path = "/api/onboarding/api-keys",
@@ -123,14 +123,14 @@ pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Bo
         provider,
         kid: &kid,
     };
-    let seal = async { Ok(deps.sealer.seal(&key, &binding).await?) };
     let before = async { Ok(deps.keys.before(&call.user, provider).await?) };
-    // Nobody else is asked before the call has been let through.
-    let checked = async {
+    // Neither KMS nor the provider is asked before the call has been let through.
+    let sealed_and_checked = async {
         call.let_through().await?;
-        check(deps, call, how, provider, &key, &kid).await
+        let seal = async { Ok(deps.sealer.seal(&key, &binding).await?) };
+        tokio::try_join!(seal, check(deps, call, how, provider, &key, &kid))
     };
-    let (sealed, before, checked) = tokio::try_join!(seal, before, checked)?;
+    let (before, (sealed, checked)) = tokio::try_join!(before, sealed_and_checked)?;
     let event = call.event(audit::Action::Save, Some(provider), Some(&kid));
     let record = deps.audit.entry(&call.user, &event, Outcome::Ok)?;
     let new = NewKey {
@@ -236,7 +236,11 @@ async fn check(
         (CheckOnSave::Live, Some(free)) => free,
         _ => return Ok(Checked::Skipped),
     };
-    match deps.endpoint.count(call, Class::Check).await {
+    match deps
+        .endpoint
+        .count(&call.user, Class::Check, call.now)
+        .await
+    {
         Ok(()) => {}
         Err(LimitError::Limited(_)) => return Ok(Checked::TooOften),
         Err(error) => return Err(error.into()),

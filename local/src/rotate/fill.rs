@@ -12,6 +12,7 @@ use user_api_keys::{
     auth::TrustedCaller,
     config::Config,
     key_table::{KeyWriter, NewKey},
+    mode::Mode,
     provider::Provider,
     sealing::{Binding, Sealer},
 };
@@ -48,10 +49,13 @@ pub(super) async fn fill(
     let there = Places::count(services).await?.total();
     let progress = Progress::new("saving", wanted.saturating_sub(there));
     let table = services.table_name.clone();
+    // In Local mode nobody else may be named, and these users are made up.
+    let mut everybody = config.clone();
+    everybody.mode = Mode::Production;
     let filling = Filling {
         sealer: Sealer::new(services.kms.clone(), config),
         keys: KeyWriter::new(services.dynamodb.clone(), table),
-        trusted: TrustedCaller::new(config)
+        trusted: TrustedCaller::new(&everybody)
             .ok_or_else(|| RotateError::Fill("no trusted caller".to_owned()))?,
     };
     // Saves begin in order, so what a stopped run left out is among the last.

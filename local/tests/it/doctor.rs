@@ -66,14 +66,18 @@ fn every_planted_fault_of_settings_and_files_is_found_with_what_mends_it() {
         ),
         (
             |_, doctor| {
-                clerk(doctor).env("CLERK_JWT_KEY", "-----BEGIN PUBLIC KEY-----");
+                clerk(doctor)
+                    .env("LOCAL_USER_ID", PERSON)
+                    .env("CLERK_JWT_KEY", "-----BEGIN PUBLIC KEY-----");
             },
             "WRONG  CLERK_JWT_KEY must hold RSA public keys",
             "JWKS Public Key",
         ),
         (
             |_, doctor| {
-                clerk(doctor).env("CLERK_ISSUER", "https://clerk.test/");
+                clerk(doctor)
+                    .env("LOCAL_USER_ID", PERSON)
+                    .env("CLERK_ISSUER", "https://clerk.test/");
             },
             "WRONG  CLERK_ISSUER is not as Clerk writes it",
             "Frontend API URL",

@@ -161,11 +161,13 @@ async fn on_every_route_another_persons_id_in_every_place_changes_and_shows_noth
         .into_iter()
         .find(|route| route.path == "/api/onboarding/api-keys/audit");
     let list = list.unwrap();
+    // Theirs of before may be over by now.
+    let fresh = format!("Bearer {}", token::sign(OTHER).unwrap());
     let request = event(
         &list,
         list.path,
         &Value::Null,
-        Some(&bearer_of_other),
+        Some(&fresh),
         PERSON,
     );
     let answer = buffered(stage.app.answer(request).await).await;

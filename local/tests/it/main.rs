@@ -3,16 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod api;
+mod audit_log;
 mod canary;
 mod check_keys;
 mod checks;
 mod description;
 mod doctor;
+mod doors;
 mod faults;
 mod generate;
 mod harness;
 mod identity;
 mod jwks;
+mod limits;
+mod local_user;
 mod log;
 mod onboarding;
 mod open_keys;

@@ -11,7 +11,7 @@ use user_api_keys::{
     auth::TrustedCaller,
     aws::Aws,
     config::Config,
-    key_table::{KeyWriter, NewKey, TableError},
+    key_table::{KeyWriter, NewKey, Restore, TableError},
     provider::Provider,
     sealing::{Binding, Sealer},
     user::User,
@@ -75,7 +75,7 @@ impl Functions {
     }
 
     pub(crate) async fn delete(&self, slot: &Slot) -> Result<(), String> {
-        let deleted = self.keys.delete(&self.user(slot), &[slot.1]).await;
+        let deleted = self.keys.delete(&self.user(slot), &[slot.1], None).await;
         deleted.map_err(|error| error.to_string())
     }
 
@@ -87,7 +87,12 @@ impl Functions {
             .restorable(&user, slot.1, self.sealer.kms_key(), now)
             .await;
         let keys = keys.map_err(said)?;
-        let restored = self.keys.restore(&user, slot.1, keys, now).await;
+        let plainly = Restore {
+            replaces: None,
+            record: None,
+            now,
+        };
+        let restored = self.keys.restore(&user, slot.1, keys, plainly).await;
         restored.map(|_| ()).map_err(said)
     }
 

@@ -105,6 +105,7 @@ async fn debug_and_deploy_env_choose_the_mode() {
         let folder = folder();
         let mut command = command(folder.path(), &["--port", "0", "--in-memory"]);
         command.env("DEBUG", debug).env("DEPLOY_ENV", deploy_env);
+        command.env("LOCAL_USER_ID", PERSON);
         let server = start(clerk(&mut command));
         assert!(
             server.said.contains(&format!("mode   {mode}")),

@@ -47,6 +47,9 @@ pub(crate) fn unlimited(command: &mut Command) -> &mut Command {
         "READ_PER_MINUTE",
         "GENERATE_PER_MINUTE",
         "GENERATE_PER_DAY",
+        "CHECK_PER_HOUR",
+        "OPEN_PER_MINUTE",
+        "OPEN_PER_DAY",
     ] {
         command.env(format!("RATE_LIMIT_{limit}"), "1000000");
     }

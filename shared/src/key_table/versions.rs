@@ -6,13 +6,13 @@ use aws_sdk_dynamodb::{
     error::SdkError,
     operation::transact_write_items::TransactWriteItemsError,
     primitives::Blob,
-    types::{AttributeValue, Delete, Put, TransactWriteItem},
+    types::{AttributeValue, Delete, Put, TransactWriteItem, builders::DeleteBuilder},
 };
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    CURRENT, Item, KeyWriter, NewKey, PREVIOUS, Record, SealedRow, Status, TableError, failure,
-    key_of, past, primary_key, sealed_row, text,
+    CURRENT, Item, KeyWriter, NewKey, PREVIOUS, Record, SAME_VERSION, SealedRow, Status,
+    TableError, failure, key_of, past, primary_key, sealed_row, text,
 };
 use crate::{
     audit::Entry,
@@ -47,6 +47,12 @@ impl Before {
     pub fn is_there(&self) -> bool {
         self.0.is_some()
     }
+
+    /// The version of that key.
+    #[must_use]
+    pub fn version(&self) -> Option<u64> {
+        self.0.as_ref().map(|row| number(row, "ver"))
+    }
 }
 
 /// A key in use and the one it replaced, which is still kept. No `Debug`: ciphertexts are in it.
@@ -55,6 +61,17 @@ pub struct Restorable {
     previous: Item,
     wanted: Record,
     kms_key: KeyArn,
+}
+
+/// How a key is brought back.
+#[derive(Debug)]
+pub struct Restore {
+    /// The version that must be in use, where the caller named one (`If-Match`).
+    pub replaces: Option<u64>,
+    /// What goes on the record with it, or not at all.
+    pub record: Option<Entry>,
+    /// When.
+    pub now: OffsetDateTime,
 }
 
 impl Restorable {
@@ -174,8 +191,9 @@ impl KeyWriter {
         })
     }
 
-    /// One `TransactWriteItems`: the key that was replaced and the key in use change places, and
-    /// `kept_until` counts from now. Returns the version.
+    /// One `TransactWriteItems`: the key that was replaced and the key in use change places, `kept_until`
+    /// counts from now, and it is on the record. Returns the version. With `replaces` only one of
+    /// several at once goes through; without it the others find the key in use and change nothing.
     ///
     /// # Errors
     /// [`TableError::Condition`] when either key was replaced or deleted meanwhile; nothing changes.
@@ -184,27 +202,40 @@ impl KeyWriter {
         user: &User,
         provider: Provider,
         mut keys: Restorable,
-        now: OffsetDateTime,
+        Restore {
+            replaces,
+            record,
+            now,
+        }: Restore,
     ) -> Result<u64, TableError> {
         let kid = text(&keys.wanted.kid);
         for _ in 0..ROUNDS {
             let version = keys.version() + 1;
             let row = restored_row(user, provider, &keys, now)?;
             let both = Some(&keys.previous);
-            let writes = self.replacing(user, provider, row, &keys.current, both, now)?;
+            let mut writes = self.replacing(user, provider, row, &keys.current, both, now)?;
+            if let Some(Entry(record)) = &record {
+                writes.push(self.put_of(record.clone(), Over::Anything)?);
+            }
             match self.transact(writes).await {
                 Ok(()) => return Ok(version),
                 Err(TableError::Condition | TableError::Conflict) => {}
                 Err(error) => return Err(error),
             }
             let before = self.before(user, provider).await?.0;
-            // The answer of an attempt before was lost.
+            // Brought back by somebody else: not by an attempt of ours, which has one token for all.
             if let Some(row) = before.filter(|row| row.get("kid") == Some(&kid)) {
-                return Ok(number(&row, "ver"));
+                return match replaces {
+                    Some(_) => Err(TableError::Condition),
+                    None => Ok(number(&row, "ver")),
+                };
             }
             let again = self.restorable(user, provider, &keys.kms_key, now).await?;
             let same = |a: &Item, b: &Item| a.get("kid") == b.get("kid");
-            if !same(&again.current, &keys.current) || !same(&again.previous, &keys.previous) {
+            if replaces.is_some_and(|asked| asked != again.version())
+                || !same(&again.current, &keys.current)
+                || !same(&again.previous, &keys.previous)
+            {
                 return Err(TableError::Condition);
             }
             keys = again;
@@ -212,16 +243,34 @@ impl KeyWriter {
         Err(TableError::Conflict)
     }
 
-    /// One `TransactWriteItems`: the key and the one it replaced go together. Deleting nothing is fine.
+    /// One `TransactWriteItems`: keys and those they replaced go together. Deleting nothing is fine,
+    /// unless the caller named the `version` that must go (`If-Match`).
     ///
     /// # Errors
-    /// [`TableError`]; both are there still.
-    pub async fn delete(&self, user: &User, providers: &[Provider]) -> Result<(), TableError> {
-        let rows = providers
-            .iter()
-            .flat_map(|&provider| [CURRENT, PREVIOUS].map(|prefix| key_of(user, prefix, provider)));
-        let deletes: Vec<_> = rows
-            .map(|row| self.delete_of(row))
+    /// [`TableError`], [`TableError::Condition`] for another version; all are there still.
+    pub async fn delete(
+        &self,
+        user: &User,
+        providers: &[Provider],
+        version: Option<u64>,
+    ) -> Result<(), TableError> {
+        let rows = |prefix| {
+            let keys = providers.iter().map(move |&of| key_of(user, prefix, of));
+            keys.map(|key| {
+                Delete::builder()
+                    .table_name(&self.0.name)
+                    .set_key(Some(key))
+            })
+        };
+        let current = rows(CURRENT).map(|delete| match version {
+            None => delete,
+            Some(version) => delete
+                .condition_expression(SAME_VERSION)
+                .expression_attribute_values(":version", AttributeValue::N(version.to_string())),
+        });
+        let deletes: Vec<_> = current
+            .chain(rows(PREVIOUS))
+            .map(delete_of)
             .collect::<Result<_, _>>()?;
         for _ in 0..ROUNDS {
             match self.transact(deletes.clone()).await {
@@ -280,15 +329,6 @@ impl KeyWriter {
         Ok(TransactWriteItem::builder().put(put).build())
     }
 
-    fn delete_of(&self, key: Item) -> Result<TransactWriteItem, TableError> {
-        let delete = Delete::builder()
-            .table_name(&self.0.name)
-            .set_key(Some(key))
-            .build()
-            .map_err(|_| TableError::Corrupt("delete"))?;
-        Ok(TransactWriteItem::builder().delete(delete).build())
-    }
-
     /// The SDK gives every attempt of one transaction the same token, so it happens once.
     async fn transact(&self, writes: Vec<TransactWriteItem>) -> Result<(), TableError> {
         let transaction = self.0.dynamodb.transact_write_items();
@@ -296,6 +336,11 @@ impl KeyWriter {
         answer.map_err(|error| cancelled(&error))?;
         Ok(())
     }
+}
+
+fn delete_of(delete: DeleteBuilder) -> Result<TransactWriteItem, TableError> {
+    let delete = delete.build().map_err(|_| TableError::Corrupt("delete"))?;
+    Ok(TransactWriteItem::builder().delete(delete).build())
 }
 
 /// Why a transaction did not happen, by the codes of its parts.

@@ -22,6 +22,7 @@ fn clerk(jwt_key: &str) -> Clerk {
         issuer: ISSUER.to_owned(),
         authorized_parties: vec!["https://other.test".to_owned(), PARTY.to_owned()],
         audience: None,
+        only_user: None,
     }
 }
 
