@@ -1,13 +1,14 @@
-"""Each person's own AI provider keys.
+"""Each user's own AI provider keys.
 
     with user_api_keys(user_id) as keys:
         gemini_key = keys.get("gemini")
 
 In Production a key is opened by the function open-keys, for the person whose session token is at hand
 (``token=``, or ``session_token(...)`` around the request), or, where the stack trusts its back end, for
-the user id alone. In Local mode it comes from the environment, else from ``backend/.env``.
+the user id alone. In Local mode, on a developer's own machine, it comes from ``backend/.env``, else from
+the environment; where something speaks against Local mode, ``Misconfigured`` says what.
 
-A person without the key has ``None``; whatever fails is an exception. There is no other key to fall back
+A user without the key has ``None``; whatever fails is an exception. There is no other key to fall back
 to. Nothing is kept once the ``with`` ends, and ``os.environ`` is only read.
 """
 
@@ -17,9 +18,10 @@ import asyncio
 import base64
 import json
 import os
+import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -29,13 +31,28 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dotenv import dotenv_values
 
 __all__ = [
-    "KeysUnavailable", "NotAllowed", "UserAPIKeyContext", "UserApiKeysError", "WrongUser",
+    "KeysUnavailable", "Misconfigured", "NotAllowed", "UserAPIKeyContext", "UserApiKeysError", "WrongUser",
     "get_copilotkit_key", "get_exa_key", "get_gemini_key", "get_user_api_key", "session_token", "user_api_keys",
 ]
 
 # Names of the variables of Local mode, in the order of the service's own list.
 _VARIABLES = {name: f"{name.upper()}_API_KEY" for name in (
     "gemini", "exa", "copilotkit", "openai", "anthropic", "mistral", "tavily", "serper", "firecrawl", "stability", "wavespeed")}
+# What hosts put into the environment of all that they run.
+_HOST = re.compile(r"""
+    AWS_LAMBDA_\w+ | LAMBDA_TASK_ROOT | AWS_EXECUTION_ENV
+    | ECS_CONTAINER_METADATA_URI\w* | ECS_AGENT_URI | AWS_CONTAINER_CREDENTIALS_(RELATIVE|FULL)_URI
+    | KUBERNETES_(SERVICE|PORT)\w* | NOMAD_(ALLOC|JOB|TASK)\w+
+    | RENDER(_\w+)? | RAILWAY_\w+ | VERCEL(_\w+)? | NOW_REGION | NETLIFY
+    | DYNO | HEROKU_(APP|DYNO|RELEASE|BUILD|SLUG)_\w+
+    | K_(SERVICE|REVISION|CONFIGURATION) | CLOUD_RUN_\w+ | GAE_\w+
+    | WEBSITE_(SITE_NAME|INSTANCE_ID|HOSTNAME) | CONTAINER_APP_\w+
+    | FLY_(APP_NAME|MACHINE_ID|ALLOC_ID|REGION) | KOYEB_\w+ | ZEABUR_\w+ | VCAP_APPLICATION
+    | SPACE_ID | REPLIT_DEPLOYMENT | PYTHONANYWHERE_(DOMAIN|SITE) | MODAL_(TASK_ID|IS_REMOTE)
+    """, re.VERBOSE)
+_REMOTE = ("OPEN_KEYS_FUNCTION", "AWS_ENDPOINT_URL_LAMBDA")
+# Hashes of the keys that .env was seen to hold: what equals one of them in os.environ came from there.
+_seen: set[int] = set()
 _token: ContextVar[str | None] = ContextVar("session_token", default=None)
 _client_lock = threading.Lock()
 _client: Any = None
@@ -53,16 +70,57 @@ class NotAllowed(UserApiKeysError):
     """The token does not count (any more), or a user id alone is not accepted."""
 
 
+class Misconfigured(UserApiKeysError):
+    """Whether this is a developer's own machine is not plain, or its .env cannot be read."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("misconfigured", detail)
+
+
 class WrongUser(UserApiKeysError):
-    """The session token is of another person than the user id."""
+    """The session token is of another user than the user id."""
 
 
 class KeysUnavailable(UserApiKeysError):
     """The service did not answer, or failed; worth trying again."""
 
 
-def _local_mode() -> bool:
-    return os.environ.get("DEBUG") == "true" or os.environ.get("DEPLOY_ENV", "") in ("", "local")
+def _local_mode(token: str | None) -> bool:
+    """Whether the keys are the developer's own. In doubt an error: else everybody would spend the operator's."""
+    # A back end that never calls load_dotenv() has these two in the file alone; in Production no file is read.
+    settings = os.environ if os.environ.get("DEPLOY_ENV") else {**_dotenv(), **_set(os.environ)}
+    debug, deploy_env = settings.get("DEBUG"), settings.get("DEPLOY_ENV") or ""
+    meant = deploy_env.strip().casefold()
+    if meant in ("", "local") and deploy_env != meant:
+        raise Misconfigured(f"DEPLOY_ENV is {deploy_env!r}: write local, in lower case and without spaces, or leave it out.")
+    if meant not in ("", "local"):
+        if debug == "true":
+            raise Misconfigured(
+                f"DEBUG=true says Local mode and DEPLOY_ENV={deploy_env} says Production: take one of the two away.")
+        return False
+    sign = None if meant == "local" else _sign_of_a_service(token, settings)
+    if sign is not None:
+        raise Misconfigured(
+            f"{sign}, and DEPLOY_ENV is not set: the keys of this environment would be used for everybody. "
+            "Set DEPLOY_ENV to the stack's name and OPEN_KEYS_FUNCTION to its open-keys; "
+            "on a developer's own machine set DEPLOY_ENV=local.")
+    return True
+
+
+def _sign_of_a_service(token: str | None, settings: Mapping[str, str]) -> str | None:
+    """What says that others than one developer are served here; None if nothing does."""
+    if token is not None:
+        return "A session token is given"
+    for name in sorted(settings):
+        if name in _REMOTE:
+            return f"{name} is set"
+        if _HOST.fullmatch(name):
+            return f"{name} says that this runs on a host"
+    return None
+
+
+def _set(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if value}
 
 
 @contextmanager
@@ -84,11 +142,13 @@ class UserAPIKeyContext:
     def __init__(self, user_id: str | None = None, *, token: str | None = None, purpose: str = "back end") -> None:
         """``purpose`` (1 to 100 characters) stands on the person's own audit trail."""
         self.user_id = user_id
-        self._token = token or _token.get()
+        # An empty one is one that the caller meant to give: refused, not left out.
+        self._token = _token.get() if token is None else token
         self._purpose = purpose
         self._keys: dict[str, str | None] = {}
         self._lock = threading.Lock()
-        if not _local_mode():
+        self._local = _local_mode(self._token)
+        if not self._local:
             if self._token is None and not user_id:
                 raise NotAllowed("unauthorized", "Give the person's session token, or their user id.")
             if self._token is not None and user_id:
@@ -126,7 +186,7 @@ class UserAPIKeyContext:
         return await asyncio.to_thread(self.get, provider, default)
 
     def _open(self, provider: str) -> str | None:
-        if _local_mode():
+        if self._local:
             return _of_developer(provider)
         event: dict[str, Any] = {"providers": [provider], "purpose": self._purpose}
         if self._token is not None:
@@ -160,9 +220,36 @@ def _of_developer(provider: str) -> str | None:
     variable = _VARIABLES.get(provider)
     if variable is None:
         raise UserApiKeysError("unknown_provider", f"Known providers: {', '.join(_VARIABLES)}.")
-    file = os.environ.get("BACKEND_ENV_FILE") or os.path.join("backend", ".env")
-    # Read anew each time: a key saved meanwhile counts.
-    return os.environ.get(variable) or dotenv_values(file, interpolate=False).get(variable) or None
+    file = _dotenv().get(variable, "").strip()
+    environment = os.environ.get(variable, "").strip()
+    # The file first: what stands in os.environ may be load_dotenv()'s copy of what the file was.
+    if not file and hash((variable, environment)) in _seen:
+        return None
+    return file or environment or None
+
+
+def _dotenv() -> dict[str, str]:
+    """What ``.env`` says. Read anew each time: a key that was saved, replaced or deleted meanwhile counts."""
+    path = _dotenv_path()
+    try:
+        # As python-dotenv reads it, but for interpolation and an editor's byte order mark.
+        read = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        # A UnicodeError holds the file.
+        raise Misconfigured(f"{path} cannot be read ({type(error).__name__}).") from None
+    lines = {name: value for name, value in read.items() if value}
+    _seen.update(hash((name, lines[name].strip())) for name in _VARIABLES.values() if name in lines)
+    return lines
+
+
+def _dotenv_path() -> str:
+    """``BACKEND_ENV_FILE``, else ``backend/.env`` as seen from the project's folder or from ``backend/``."""
+    configured = os.environ.get("BACKEND_ENV_FILE")
+    if configured:
+        return configured
+    path = os.path.join("backend", ".env")
+    inside = os.path.basename(os.getcwd()) == "backend" and not os.path.exists(path)
+    return ".env" if inside else path
 
 
 def _lambda() -> Any:
@@ -221,3 +308,9 @@ def get_exa_key(user_id: str | None = None, *, token: str | None = None) -> str 
 def get_copilotkit_key(user_id: str | None = None, *, token: str | None = None) -> str | None:
     """The person's CopilotKit key."""
     return get_user_api_key(user_id, "copilotkit", token=token)
+
+
+# What load_dotenv() read before this module was imported.
+if os.environ.get("DEPLOY_ENV", "") in ("", "local"):
+    with suppress(Misconfigured):
+        _dotenv()

@@ -1,7 +1,12 @@
 //! A person's way through onboarding: six steps, kept as one item.
 //!
-//! Knows steps and their order; must not know keys. Key texts that a front end sends along with a
-//! step are dropped before anything is kept.
+//! Knows steps and their order; must not know keys. Keys that a front end sends along with a step are
+//! dropped before anything is kept, and from what was kept before they were known as such.
+
+mod key_name;
+mod step_data;
+
+pub use step_data::StepData;
 
 use std::collections::BTreeMap;
 
@@ -33,8 +38,6 @@ const SESSION: &str = "SESSION";
 const STORED: &str = "session_id, rev, current_step, started_at, updated_at, completed_at, steps";
 /// How often a change is tried again after another one got in before it.
 const ATTEMPTS: usize = 5;
-/// Names under which front ends send keys along; never kept, wherever they stand.
-const DROPPED: [&str; 2] = ["api_keys", "apiKeys"];
 
 /// The number of a step, 1 to 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,7 +162,7 @@ impl Session {
         Ok(())
     }
 
-    /// Ends a step, starting the session if need be; keys in `data` are dropped.
+    /// Ends a step, starting the session if need be.
     ///
     /// # Errors
     /// Only when `now` cannot be written down.
@@ -167,17 +170,15 @@ impl Session {
         &mut self,
         step: StepNumber,
         status: Ended,
-        mut data: Value,
-        validation_errors: Vec<String>,
+        kept: StepData,
         now: OffsetDateTime,
     ) -> Result<(), TableError> {
         self.start(now)?;
-        drop_keys(&mut data);
         let ended = Step {
             status,
             completed_at: now.format(&Rfc3339)?,
-            data,
-            validation_errors,
+            data: kept.data,
+            validation_errors: kept.validation_errors,
         };
         self.steps.insert(step.0.to_string(), ended);
         self.current_step = self.next_step().unwrap_or(STEPS.len() as u8);
@@ -191,7 +192,7 @@ impl Session {
     pub fn finish(&mut self, now: OffsetDateTime) -> Result<(), TableError> {
         let last = StepNumber(STEPS.len() as u8);
         if !self.steps.contains_key(&last.0.to_string()) {
-            self.end(last, Ended::Completed, Value::Null, Vec::new(), now)?;
+            self.end(last, Ended::Completed, StepData::default(), now)?;
         }
         if self.completed_at.is_none() {
             self.completed_at = Some(now.format(&Rfc3339)?);
@@ -257,6 +258,15 @@ impl Session {
         StepNumber::all().map(|step| self.shown(step)).collect()
     }
 
+    /// Takes out what an older rule kept.
+    fn drop_keys(&mut self) {
+        for step in self.steps.values_mut() {
+            let errors = std::mem::take(&mut step.validation_errors);
+            let kept = StepData::without_keys(step.data.take(), errors);
+            (step.data, step.validation_errors) = (kept.data, kept.validation_errors);
+        }
+    }
+
     /// # Errors
     /// [`TooMuchData`]
     fn check_size(&self) -> Result<(), TooMuchData> {
@@ -268,17 +278,6 @@ impl Session {
             true => Ok(()),
             false => Err(TooMuchData),
         }
-    }
-}
-
-fn drop_keys(data: &mut Value) {
-    match data {
-        Value::Object(map) => {
-            map.retain(|name, _| !DROPPED.contains(&name.as_str()));
-            map.values_mut().for_each(drop_keys);
-        }
-        Value::Array(all) => all.iter_mut().for_each(drop_keys),
-        _ => {}
     }
 }
 
@@ -325,8 +324,10 @@ impl Sessions {
             .await
             .map_err(|error| failure(&error))?;
         let session = answer.item.map(serde_dynamo::from_item).transpose();
-        let session = session.map_err(|_| TableError::Corrupt("session"))?;
-        Ok(session.unwrap_or_default())
+        let session: Option<Session> = session.map_err(|_| TableError::Corrupt("session"))?;
+        let mut session = session.unwrap_or_default();
+        session.drop_keys();
+        Ok(session)
     }
 
     /// One read and one conditional write; read and tried again when another change got in between.
@@ -397,11 +398,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_sent_along_are_dropped_wherever_they_stand() {
-        let mut data = json!({"api_keys": {"gemini": "AQ.x"}, "site": "a.test",
-            "deep": [{"api_keys": ["AQ.x"], "apiKeys": "AQ.x", "kept": 1}]});
-        drop_keys(&mut data);
-        assert_eq!(data, json!({"site": "a.test", "deep": [{"kept": 1}]}));
+    fn keys_of_an_older_rule_are_not_shown() {
+        let item = json!({"session_id": "s", "rev": 1, "current_step": 2, "steps": {"1": {
+            "status": "completed", "completed_at": "2026-01-01T00:00:00Z",
+            "data": r#"{"gemini":"AQ.super-secret","site":"a.test"}"#,
+            "validation_errors": ["AQ.super-secret is wrong"]}}});
+        let mut session: Session = serde_json::from_value(item).unwrap();
+        session.drop_keys();
+        let shown = session.shown(StepNumber(1));
+        assert_eq!(shown.data, json!({"site": "a.test"}));
+        assert_eq!(shown.validation_errors, ["************ is wrong"]);
     }
 
     #[test]
@@ -414,9 +420,8 @@ mod tests {
         let now = OffsetDateTime::UNIX_EPOCH;
         let mut session = Session::default();
         let step = StepNumber(2);
-        session
-            .end(step, Ended::Completed, data.clone(), Vec::new(), now)
-            .unwrap();
+        let kept = StepData::without_keys(data.clone(), Vec::new());
+        session.end(step, Ended::Completed, kept, now).unwrap();
         let item: std::collections::HashMap<String, AttributeValue> =
             serde_dynamo::to_item(&session).unwrap();
         let read: Session = serde_dynamo::from_item(item).unwrap();
@@ -443,7 +448,7 @@ mod tests {
         );
         for step in StepNumber::all().take(5) {
             session
-                .end(step, Ended::Skipped, Value::Null, Vec::new(), now)
+                .end(step, Ended::Skipped, StepData::default(), now)
                 .unwrap();
         }
         assert_eq!(

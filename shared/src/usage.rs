@@ -4,7 +4,8 @@ use aws_sdk_dynamodb::{
     Client,
     types::{AttributeValue, Select},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use time::{Date, Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
@@ -17,6 +18,11 @@ use crate::{
 const PREFIX: &str = "TOKENS#";
 /// How long a day is kept.
 const KEPT: Duration = Duration::days(400);
+
+/// What counts of one answer at most: a provider that says more is wrong, and must not spoil the day's sum.
+pub const TOKENS_MAX: u64 = 1_000_000_000;
+/// What is shown of a sum at most; JavaScript's whole numbers are exact up to here.
+const SHOWN_MAX: f64 = 9_007_199_254_740_991.0;
 
 /// Tokens, as a provider counted them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -43,11 +49,23 @@ pub struct Day {
     #[serde(default)]
     provider: String,
     /// Answers.
+    #[serde(default, deserialize_with = "sum")]
+    #[schema(required)]
     calls: u64,
     /// What was sent.
+    #[serde(default, deserialize_with = "sum")]
+    #[schema(required)]
     prompt_tokens: u64,
     /// What came back, thinking included.
+    #[serde(default, deserialize_with = "sum")]
+    #[schema(required)]
     output_tokens: u64,
+}
+
+/// A stored sum. DynamoDB adds up to 38 digits, and one odd sum must not hide all other days.
+fn sum<'de, D: Deserializer<'de>>(stored: D) -> Result<u64, D::Error> {
+    let number = Value::deserialize(stored)?.as_f64().unwrap_or(0.0);
+    Ok(number.clamp(0.0, SHOWN_MAX) as u64)
 }
 
 /// Can only add to what was used.
@@ -75,7 +93,7 @@ impl UsageWriter {
         Self { dynamodb, table }
     }
 
-    /// One `UpdateItem` that adds one answer and its tokens to the day.
+    /// One `UpdateItem` that adds one answer and its tokens, each count at most [`TOKENS_MAX`], to the day.
     ///
     /// # Errors
     /// [`TableError`]
@@ -86,7 +104,7 @@ impl UsageWriter {
         usage: Usage,
         now: OffsetDateTime,
     ) -> Result<(), TableError> {
-        let number = |n: u64| AttributeValue::N(n.to_string());
+        let number = |n: u64| AttributeValue::N(n.min(TOKENS_MAX).to_string());
         let ttl = (now + KEPT).unix_timestamp();
         self.dynamodb
             .update_item()
@@ -150,5 +168,52 @@ impl UsageReader {
             (day.day, day.provider) = (date.to_owned(), provider.to_owned());
         }
         Ok(days)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn stored(calls: &AttributeValue) -> Day {
+        let item = HashMap::from([
+            ("sk".to_owned(), text("TOKENS#2026-11-24#gemini")),
+            ("calls".to_owned(), calls.clone()),
+            (
+                "prompt_tokens".to_owned(),
+                AttributeValue::N("7".to_owned()),
+            ),
+        ]);
+        serde_dynamo::from_item(item).unwrap()
+    }
+
+    #[test]
+    fn an_odd_stored_sum_is_shown_within_bounds() {
+        let most = SHOWN_MAX as u64;
+        for (sum, shown) in [
+            ("0", 0),
+            ("9007199254740991", most),
+            ("9007199254740992", most),
+            ("9223372036854775807", most),
+            ("18446744073709551616", most),
+            ("27670116110564327421", most),
+            ("99999999999999999999999999999999999999", most),
+            ("1E+125", most),
+            ("-1", 0),
+            ("-99999999999999999999", 0),
+            ("2.9", 2),
+        ] {
+            let day = stored(&AttributeValue::N(sum.to_owned()));
+            assert_eq!((day.calls, day.prompt_tokens), (shown, 7), "{sum}");
+        }
+        for odd in [
+            AttributeValue::Null(true),
+            text("many"),
+            AttributeValue::Bool(true),
+        ] {
+            assert_eq!(stored(&odd).calls, 0, "{odd:?}");
+        }
     }
 }

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import tempfile
 import threading
 import unittest
 import urllib.request
@@ -83,7 +82,7 @@ class Production(At):
         invoke.assert_not_called()
 
     def test_a_bare_user_id_and_a_bad_token_are_refused_and_no_other_key_comes_in_their_place(self) -> None:
-        for arguments in ({"user_id": A}, {"token": "a.b.c"}, {"user_id": A, "token": "x"}):
+        for arguments in ({"user_id": A}, {"token": "a.b.c"}, {"user_id": A, "token": "x"}, {"user_id": A, "token": ""}):
             with self.assertRaises(NotAllowed) as refused:
                 get_gemini_key(**arguments)
             self.assertEqual(refused.exception.code, "unauthorized")
@@ -135,6 +134,12 @@ class Trusting(At):
         with self.assertRaises(NotAllowed):
             get_gemini_key("somebody")
 
+    def test_an_empty_token_is_refused_and_does_not_become_a_bare_user_id(self) -> None:
+        with self.assertRaises(NotAllowed):
+            get_gemini_key(A, token="")
+        with session_token(""), self.assertRaises(NotAllowed):
+            get_gemini_key(A)
+
 
 class Down(At):
     server = "http://127.0.0.1:1"
@@ -144,23 +149,6 @@ class Down(At):
             get_gemini_key(A, token=TOKENS[A])
         self.assertNotIn(TOKENS[A], str(down.exception))
         self.assertIsNone(down.exception.__cause__)
-
-
-class Local(At):
-    settings = {"DEPLOY_ENV": "local", "GEMINI_API_KEY": ""}
-
-    def test_keys_come_from_the_environment_then_from_the_file_read_anew(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = os.path.join(folder, ".env")
-            with mock.patch.dict(os.environ, {"BACKEND_ENV_FILE": file}):
-                self.assertIsNone(get_gemini_key())
-                with open(file, "w") as out:
-                    out.write("GEMINI_API_KEY='AQ.of $FILE'\n")
-                self.assertEqual(get_gemini_key("anybody"), "AQ.of $FILE")
-                with mock.patch.dict(os.environ, {"GEMINI_API_KEY": "AQ.of-the-environment"}):
-                    self.assertEqual(get_gemini_key(), "AQ.of-the-environment")
-                with self.assertRaises(UserApiKeysError):
-                    module.get_user_api_key(None, "huggingface")
 
 
 if __name__ == "__main__":

@@ -356,7 +356,7 @@ impl Running {
         let all = &mut self.usage;
         all.prompt_tokens = all.prompt_tokens.max(usage.prompt_tokens);
         all.output_tokens = all.output_tokens.max(usage.output_tokens);
-        let sum = all.prompt_tokens + all.output_tokens;
+        let sum = all.prompt_tokens.saturating_add(all.output_tokens);
         all.total_tokens = all.total_tokens.max(usage.total_tokens).max(sum);
     }
 

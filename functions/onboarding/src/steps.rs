@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use user_api_keys::{
     endpoint::{Call, json},
-    onboarding::{Ended, Session, ShownStep, StepNumber},
+    onboarding::{Ended, Session, ShownStep, StepData, StepNumber},
     problem::Problem,
 };
 use utoipa::ToSchema;
@@ -25,7 +25,7 @@ fn step(call: &Call<Action>) -> Result<StepNumber, Problem> {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"data": {"website": "https://a.example"}}))]
 struct StepRequest {
-    /// Any object; keys in it are dropped.
+    /// Any object. Whatever in it is named like a key, or is one, is dropped.
     #[serde(default)]
     #[schema(value_type = Option<Object>, required = false)]
     data: Value,
@@ -44,7 +44,7 @@ struct StepAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     data: Option<Value>,
-    /// What is still missing, in words.
+    /// What was dropped, by JSON pointer, and what is still missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<Vec<String>>,
 }
@@ -54,13 +54,9 @@ async fn end(
     call: &Call<Action>,
     step: StepNumber,
     ended: Ended,
-    request: StepRequest,
+    kept: &StepData,
 ) -> Result<ShownStep, Problem> {
-    let errors = request.validation_errors.unwrap_or_default();
-    let change = |session: &mut Session| {
-        let (data, errors) = (request.data.clone(), errors.clone());
-        session.end(step, ended, data, errors, call.now)
-    };
+    let change = |session: &mut Session| session.end(step, ended, kept.clone(), call.now);
     let session = deps.sessions.change(&call.user, call.now, change).await;
     Ok(session.map_err(problem)?.shown(step))
 }
@@ -97,8 +93,11 @@ pub(crate) async fn complete_step(
     if !request.data.is_object() && !request.data.is_null() {
         return Err(Problem::invalid_request(format!("Send {STEP_SHAPE}.")));
     }
-    let shown = end(deps, call, step, Ended::Completed, request).await?;
-    let warnings = in_the_way(deps, call, step).await?;
+    let errors = request.validation_errors.unwrap_or_default();
+    let kept = StepData::without_keys(request.data, errors);
+    let shown = end(deps, call, step, Ended::Completed, &kept).await?;
+    let mut warnings = kept.warnings();
+    warnings.extend(in_the_way(deps, call, step).await?);
     json(&StepAnswer {
         message: "step completed",
         step_number: step.get(),
@@ -119,7 +118,7 @@ pub(crate) async fn complete_step(
 )]
 pub(crate) async fn skip_step(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let step = step(call)?;
-    end(deps, call, step, Ended::Skipped, StepRequest::default()).await?;
+    end(deps, call, step, Ended::Skipped, &StepData::default()).await?;
     json(&StepAnswer {
         message: "step skipped",
         step_number: step.get(),

@@ -157,6 +157,45 @@ async fn every_provider_streams_its_words_and_says_what_paid() {
     }
 }
 
+/// Three answers with 2^63 - 1 tokens each are more than 64 bits hold.
+const ABSURD: &str = "{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hi\"}]},\"finishReason\":\"STOP\"}],\
+    \"usageMetadata\":{\"promptTokenCount\":9223372036854775807,\"candidatesTokenCount\":9223372036854775807}}";
+
+#[tokio::test]
+async fn after_absurd_token_counts_the_usage_can_still_be_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}", listener.local_addr().unwrap());
+    let router =
+        axum::Router::new().fallback(async || ([("content-type", "application/json")], ABSURD));
+    tokio::spawn(async { axum::serve(listener, router).await });
+    let folder = folder();
+    let server = at(&base_url, &folder);
+    server
+        .save(Some(PERSON), "gemini", "key-of-person-a-0001")
+        .await;
+    for _ in 0..3 {
+        has_status(&server, &json!({"prompt": "x"}), 200).await;
+    }
+    let (status, used) = server
+        .call("GET", &format!("{KEYS}/usage?days=1"), Some(PERSON), None)
+        .await;
+    let day = &used["days"][0];
+    assert_eq!(
+        (
+            status,
+            &day["calls"],
+            &day["prompt_tokens"],
+            &day["output_tokens"]
+        ),
+        (
+            200,
+            &json!(3),
+            &json!(3_000_000_000_u64),
+            &json!(3_000_000_000_u64)
+        )
+    );
+}
+
 #[tokio::test]
 async fn a_word_is_passed_on_before_the_next_one_is_there() {
     let folder = folder();

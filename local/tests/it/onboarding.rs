@@ -42,7 +42,10 @@ async fn walk(server: &Server, user: Option<&str>) {
     let completed = call("POST", "step/1/complete", Some(data)).await;
     assert_eq!(
         (&completed["data"], &completed["warnings"]),
-        (&json!({"seen": true}), &json!([]))
+        (
+            &json!({"seen": true}),
+            &json!(["/data/api_keys is not kept here: save keys under API keys."])
+        )
     );
     assert_eq!(
         call("GET", "step/1/validate", None).await["can_proceed"],
@@ -113,6 +116,51 @@ async fn the_front_ends_sequence_passes_in_local_mode() {
     let folder = folder();
     let server = start(&mut command(folder.path(), &["--port", "0", "--in-memory"]));
     walk(&server, None).await;
+}
+
+#[tokio::test]
+async fn a_key_under_any_name_is_in_no_answer() {
+    let folder = folder();
+    let args = ["--port", "0", "--in-memory", "--production"];
+    let server = start(clerk(&mut command(folder.path(), &args)));
+    for (n, name) in [
+        "api_key",
+        "API_KEYS",
+        "apikeys",
+        "keys",
+        "gemini",
+        "geminiKey",
+        "client-secret",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let path = format!("/api/onboarding/step/{}/complete", n % 6 + 1);
+        let body = json!({"data": {"deep": [{*name: "AQ.super-secret"}], "site": "a.test"},
+            "validation_errors": ["AQ.super-secret is refused"]});
+        let (status, answer) = server.call("POST", &path, Some(PERSON), Some(body)).await;
+        assert_eq!(
+            (status, &answer["data"]),
+            (200, &json!({"deep": [{}], "site": "a.test"})),
+            "{name}"
+        );
+        let warnings = answer["warnings"].to_string();
+        assert!(
+            warnings.contains(&format!("/data/deep/0/{name} is not kept")),
+            "{warnings}"
+        );
+        for path in [
+            path.trim_end_matches("/complete"),
+            "/api/onboarding/progress",
+            "/api/onboarding/init",
+        ] {
+            let (_, shown) = server.call("GET", path, Some(PERSON), None).await;
+            assert!(
+                shown.to_string().contains("a.test") && !shown.to_string().contains("super-secret"),
+                "{shown}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -1032,7 +1032,7 @@ export interface components {
             message: string;
             /** Format: int32 */
             step_number: number;
-            /** @description What is still missing, in words. */
+            /** @description What was dropped, by JSON pointer, and what is still missing. */
             warnings?: string[] | null;
         };
         /**
@@ -1044,7 +1044,7 @@ export interface components {
          *     }
          */
         StepRequest: {
-            /** @description Any object; keys in it are dropped. */
+            /** @description Any object. Whatever in it is named like a key, or is one, is dropped. */
             data?: Record<string, never> | null;
             validation_errors?: string[] | null;
         };

@@ -6,13 +6,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use user_api_keys::usage::Usage;
 
-use super::{Part, Prompt, Refused, by_status};
+use super::{Count, Part, Prompt, Refused, by_status};
 use crate::failure::Failure;
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Answer {
     choices: Vec<Choice>,
+    #[serde(deserialize_with = "super::counts")]
     usage: Option<Tokens>,
     error: Option<Value>,
 }
@@ -34,9 +35,9 @@ struct Message {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Tokens {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
+    prompt_tokens: Count,
+    completion_tokens: Count,
+    total_tokens: Count,
 }
 
 #[derive(Deserialize, Default)]
@@ -81,9 +82,9 @@ pub(super) fn parts(title: &str, data: &str) -> Option<Vec<Part>> {
     }
     if let Some(tokens) = answer.usage {
         parts.push(Part::Usage(Usage {
-            prompt_tokens: tokens.prompt_tokens,
-            output_tokens: tokens.completion_tokens,
-            total_tokens: tokens.total_tokens,
+            prompt_tokens: tokens.prompt_tokens.0,
+            output_tokens: tokens.completion_tokens.0,
+            total_tokens: tokens.total_tokens.0,
         }));
     }
     let Some(choice) = answer.choices.into_iter().next() else {

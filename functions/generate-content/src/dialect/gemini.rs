@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use user_api_keys::usage::Usage;
 
-use super::{Part, Prompt, Refused, by_status};
+use super::{Count, Part, Prompt, Refused, by_status};
 use crate::failure::Failure;
 
 #[derive(Deserialize, Default)]
@@ -12,6 +12,7 @@ use crate::failure::Failure;
 struct Answer {
     candidates: Vec<Candidate>,
     prompt_feedback: PromptFeedback,
+    #[serde(deserialize_with = "super::counts")]
     usage_metadata: Option<UsageMetadata>,
     error: Option<Error>,
 }
@@ -46,10 +47,10 @@ struct PromptFeedback {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct UsageMetadata {
-    prompt_token_count: u64,
-    candidates_token_count: u64,
-    thoughts_token_count: u64,
-    total_token_count: u64,
+    prompt_token_count: Count,
+    candidates_token_count: Count,
+    thoughts_token_count: Count,
+    total_token_count: Count,
 }
 
 #[derive(Deserialize, Default)]
@@ -95,9 +96,9 @@ pub(super) fn parts(title: &str, data: &str) -> Option<Vec<Part>> {
     let mut parts = Vec::new();
     if let Some(usage) = answer.usage_metadata {
         parts.push(Part::Usage(Usage {
-            prompt_tokens: usage.prompt_token_count,
-            output_tokens: usage.candidates_token_count + usage.thoughts_token_count,
-            total_tokens: usage.total_token_count,
+            prompt_tokens: usage.prompt_token_count.0,
+            output_tokens: usage.candidates_token_count.and(usage.thoughts_token_count),
+            total_tokens: usage.total_token_count.0,
         }));
     }
     if let Some(error) = answer.error {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use user_api_keys::usage::Usage;
 
-use super::{Part, Prompt, Refused, by_status};
+use super::{Count, Part, Prompt, Refused, by_status};
 use crate::failure::Failure;
 
 /// The API wants a bound.
@@ -19,6 +19,7 @@ struct Event {
     /// In `content_block_delta` and `message_delta`.
     delta: Delta,
     /// In `message_delta`, and in an answer that is no stream.
+    #[serde(deserialize_with = "super::counts")]
     usage: Option<Tokens>,
     error: Error,
     /// In an answer that is no stream.
@@ -29,6 +30,7 @@ struct Event {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Message {
+    #[serde(deserialize_with = "super::counts")]
     usage: Option<Tokens>,
 }
 
@@ -48,8 +50,8 @@ struct Block {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Tokens {
-    input_tokens: u64,
-    output_tokens: u64,
+    input_tokens: Count,
+    output_tokens: Count,
 }
 
 #[derive(Deserialize, Default)]
@@ -101,8 +103,8 @@ pub(super) fn parts(title: &str, data: &str) -> Option<Vec<Part>> {
     }
     if let Some(tokens) = event.usage.or(event.message.usage) {
         parts.push(Part::Usage(Usage {
-            prompt_tokens: tokens.input_tokens,
-            output_tokens: tokens.output_tokens,
+            prompt_tokens: tokens.input_tokens.0,
+            output_tokens: tokens.output_tokens.0,
             total_tokens: 0,
         }));
     }

@@ -772,3 +772,38 @@ async fn thinking_is_counted_and_not_shown_and_the_last_counts_hold() {
         (2, 7, 9)
     );
 }
+
+#[tokio::test]
+async fn absurd_counts_are_clamped_before_they_are_added() {
+    let most = u64::MAX;
+    let gemini = format!(
+        "{SSE}data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"Hi\"}}]}},\"finishReason\":\"STOP\"}}],\
+         \"usageMetadata\":{{\"promptTokenCount\":{most},\"candidatesTokenCount\":{most},\
+         \"thoughtsTokenCount\":{most},\"totalTokenCount\":{most}}}}}\n\n"
+    );
+    let chat = format!(
+        "{SSE}data: {{\"choices\":[{{\"delta\":{{\"content\":\"Hi\"}},\"finish_reason\":\"stop\"}}],\
+         \"usage\":{{\"prompt_tokens\":{most},\"completion_tokens\":{most},\"total_tokens\":-1}}}}\n\n"
+    );
+    let messages = format!(
+        "{SSE}data: {{\"type\":\"message_start\",\"message\":{{\"usage\":{{\"input_tokens\":{most}}}}}}}\n\n\
+         data: {{\"type\":\"content_block_delta\",\"delta\":{{\"text\":\"Hi\"}}}}\n\n\
+         data: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":\"end_turn\"}},\
+         \"usage\":{{\"input_tokens\":null,\"output_tokens\":1e99}}}}\n\n"
+    );
+    for (provider, stream) in [
+        ("gemini", gemini),
+        ("openai", chat),
+        ("anthropic", messages),
+    ] {
+        let (text, ended) = provided(provider, vec![all(&stream)]).await.text().await;
+        let usage = ended.ok().unwrap().usage;
+        let counted = (usage.prompt_tokens, usage.output_tokens, usage.total_tokens);
+        let (one, both) = (1_000_000_000, 2_000_000_000);
+        assert_eq!(
+            (text.as_str(), counted),
+            ("Hi", (one, one, both)),
+            "{provider}"
+        );
+    }
+}
