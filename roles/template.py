@@ -15,7 +15,6 @@ from samcli.yamlhelper import yaml_parse
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
-BASIC_LOGGING = "service-role/AWSLambdaBasicExecutionRole"
 PSEUDO = {"AWS::StackName": "keys-test", "AWS::Partition": "aws", "AWS::AccountId": "111122223333",
           "AWS::Region": "us-east-1", "AWS::URLSuffix": "amazonaws.com"}
 GIVEN = {"ClerkIssuer": "https://clerk.test", "ClerkAuthorizedParties": "https://app.test",
@@ -40,6 +39,8 @@ class Stack:
         else:
             service, prefix = SERVICES[resource["Type"]]
             path = prefix + self.name(name)
+        if service == "logs":
+            path += ":*"
         region = "" if service == "iam" else PSEUDO["AWS::Region"]
         return f"arn:aws:{service}:{region}:{PSEUDO['AWS::AccountId']}:{path}"
 
@@ -139,8 +140,7 @@ def transformed(path):
             resource["Properties"]["CodeUri"] = "s3://bucket/key"
         if resource["Type"] == "AWS::Serverless::StateMachine":
             resource["Properties"]["DefinitionUri"] = "s3://bucket/key"
-    managed = {"AWSLambdaBasicExecutionRole": f"arn:aws:iam::aws:policy/{BASIC_LOGGING}"}
-    return Translator(managed, Parser()).translate(template, dict(GIVEN))
+    return Translator({}, Parser()).translate(template, dict(GIVEN))
 
 
 if __name__ == "__main__":

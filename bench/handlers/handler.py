@@ -30,7 +30,13 @@ def key(sort):
 
 
 def context(kid):
-    return {"purpose": "user-api-key", "ctxv": "1", "env": "bench", "user_id": PERSON, "provider": "gemini", "kid": kid}
+    return {"purpose": "user-api-key", "ctxv": "2", "env": "bench", "user_id": PERSON, "provider": "gemini", "kid": kid}
+
+
+def plaintext(kid, secret):
+    """As the functions seal: the key behind its binding."""
+    parts = (part.encode() for part in ("bench", PERSON, "gemini", kid, secret))
+    return b"\x02" + b"".join(len(part).to_bytes(2) + part for part in parts)
 
 
 def count(limit):
@@ -52,7 +58,7 @@ def record():
 def opened(item):
     dynamodb.put_item(TableName=table, Item=record())
     answer = kms.decrypt(KeyId=key_arn, CiphertextBlob=item["ct"]["B"], EncryptionContext=context(item["kid"]["S"]))
-    return answer["Plaintext"].decode()
+    return answer["Plaintext"][len(plaintext(item["kid"]["S"], "")):].decode()
 
 
 def list_keys():
@@ -68,8 +74,8 @@ def list_keys():
 def save():
     count("save")
     old, kid = row(), uuid.uuid4().hex[:26].upper()
-    sealed = kms.encrypt(KeyId=key_arn, Plaintext=b"AQ.my-own-gemini-key-0001", EncryptionContext=context(kid))
-    item = {**key("KEY#gemini"), "fmt": s("kms1"), "ctxv": s("1"), "kid": s(kid), "cmk": s(key_arn), "ver": n(1), "rev": n(1),
+    sealed = kms.encrypt(KeyId=key_arn, Plaintext=plaintext(kid, "AQ.my-own-gemini-key-0001"), EncryptionContext=context(kid))
+    item = {**key("KEY#gemini"), "fmt": s("kms2"), "ctxv": s("2"), "kid": s(kid), "cmk": s(key_arn), "ver": n(1), "rev": n(1),
         "hint": s("0001"), "status": s("unverified"), "enabled": {"BOOL": True}, "created_at": s("2026-11-24T00:00:00Z"),
         "updated_at": s("2026-11-24T00:00:00Z"), "ct": {"B": sealed["CiphertextBlob"]}}
     puts = [item, record()] + ([{**old, **key("PREV#gemini")}] if old else [])

@@ -43,7 +43,7 @@ fn text<'a>(item: &'a Item, name: &str) -> &'a str {
 fn context(user: &str, kid: &str) -> HashMap<String, String> {
     let pairs = [
         ("purpose", "user-api-key"),
-        ("ctxv", "1"),
+        ("ctxv", "2"),
         ("env", "bench"),
         ("user_id", user),
         ("provider", "gemini"),
@@ -71,8 +71,8 @@ async fn row(services: &Embedded, n: usize) -> Result<Item, Error> {
     let texts = [
         ("pk", pk.as_str()),
         ("sk", "KEY#gemini"),
-        ("fmt", "kms1"),
-        ("ctxv", "1"),
+        ("fmt", "kms2"),
+        ("ctxv", "2"),
         ("kid", &kid),
         ("cmk", &services.kms_key_arn),
         ("hint", "0001"),

@@ -294,7 +294,9 @@ impl Target {
             // EXPOSE: to compare the two in this process; neither is kept or shown.
             Ok(key) if key.expose() == wanted.key.expose() => Ok(Ok(())),
             Ok(_) => Ok(Err(Reason::Differs)),
-            Err(SealingError::DoesNotOpen(_)) => Ok(Err(Reason::DoesNotOpen)),
+            Err(SealingError::DoesNotOpen(_) | SealingError::InnerBinding) => {
+                Ok(Err(Reason::DoesNotOpen))
+            }
             Err(error) => Err(error.into()),
         }
     }

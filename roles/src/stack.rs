@@ -43,10 +43,14 @@ impl Line {
     /// set has no such KMS key.
     pub(crate) fn requests(&self, stack: &Stack) -> Result<Vec<(String, Told)>, Error> {
         let told = self.told(stack)?;
-        let resources = match (
-            self.told.get("key"),
-            self.told.get("table").map(String::as_str),
-        ) {
+        if let Some(rotation) = self.told.get("rotation")
+            && (rotation == "yes") != stack.rotates()
+        {
+            return Ok(Vec::new());
+        }
+        let named = |name| self.told.get(name).map(String::as_str);
+        let resources = match (named("key").or(named("log")), named("table")) {
+            (Some(log), _) if self.action.starts_with("logs:") => vec![stack.log_stream(log)],
             (Some(which), _) => stack.kms_keys(which)?,
             (_, Some("index")) => vec![format!("{}/index/other", stack.table)],
             (_, Some(_)) => vec![stack.table.replace("table/", "table/other-")],
@@ -66,7 +70,7 @@ impl Line {
         let mut told = Told::new();
         for (name, value) in &self.told {
             let (key, value) = match name.as_str() {
-                "table" | "key" => continue,
+                "table" | "key" | "log" | "rotation" => continue,
                 "pk" => ("dynamodb:LeadingKeys", list(value)),
                 "attributes" => ("dynamodb:Attributes", list(value)),
                 "select" => ("dynamodb:Select", text(value)),
@@ -101,6 +105,17 @@ impl Stack {
             ],
             which => return Err(format!("no KMS key is called {which}").into()),
         })
+    }
+
+    /// Whether both KMS keys open.
+    pub(crate) fn rotates(&self) -> bool {
+        self.key_policies.len() == 2
+    }
+
+    /// A stream in the log group of a function.
+    fn log_stream(&self, function: &str) -> String {
+        let group = format!("/aws/lambda/{}-{function}", self.stack);
+        format!("arn:aws:logs:us-east-1:{ACCOUNT}:log-group:{group}:log-stream:2026/11/25/[1]0a1b")
     }
 
     /// The key policy of a resource that is a KMS key of the stack.

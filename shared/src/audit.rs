@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::{
     key_table::{Item, TableError, failure, partition, projection, text},
     provider::Provider,
+    telemetry,
     user::{Actor, User},
 };
 
@@ -206,6 +207,7 @@ impl AuditWriter {
     pub async fn note(&self, user: &User, event: &Event<'_>, outcome: Outcome) {
         if let Err(error) = self.write(user, event, outcome).await {
             tracing::error!(%error, request_id = event.request_id, "audit record not written");
+            telemetry::not_audited(self.function);
         }
     }
 }
@@ -327,5 +329,54 @@ impl AuditReader {
             records,
             next_cursor,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
+    use aws_smithy_runtime_api::client::{
+        http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+        orchestrator::HttpRequest,
+        result::ConnectorError,
+    };
+    use metrics_cloudwatch_embedded::Builder;
+
+    use super::*;
+
+    /// No call gets through.
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl HttpConnector for Nowhere {
+        fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+            HttpConnectorFuture::ready(Err(ConnectorError::user("nowhere".into())))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_written_rings() {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .http_client(http_client_fn(|_, _| SharedHttpConnector::new(Nowhere)))
+            .build();
+        let writer = AuditWriter::new(Client::from_conf(config), "t".to_owned(), "fetch-keys");
+        let event = Event {
+            action: Action::Open,
+            provider: Some(Provider::Gemini),
+            kid: None,
+            purpose: None,
+            request_id: "r-1",
+            now: OffsetDateTime::UNIX_EPOCH,
+        };
+        // For the whole process, in which no other test counts these.
+        let collector = Builder::new().cloudwatch_namespace("test").init().unwrap();
+        writer.note(&User::local(), &event, Outcome::Refused).await;
+        let mut written = Vec::new();
+        collector.flush(&mut written).unwrap();
+        let written: serde_json::Value = serde_json::from_slice(&written).unwrap();
+        assert_eq!(written["audit_failures"], 1, "{written}");
+        assert_eq!(written["function"], "fetch-keys");
     }
 }

@@ -10,6 +10,7 @@ use aws_config::{
     retry::RetryConfig,
     timeout::TimeoutConfig,
 };
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_dynamodb::{
     config::{
         ConfigBag, Intercept, RuntimeComponents,
@@ -150,9 +151,12 @@ impl Aws {
     }
 }
 
-/// Settings that are found in environment variables, or not at all.
+/// Settings that are found in environment variables, or not at all: whoever may set `HOME` cannot point a
+/// function at a profile file with another `endpoint_url`.
 fn environment() -> ConfigLoader {
+    let no_profile = EnvConfigFiles::builder().with_contents(EnvConfigFileKind::Config, "");
     aws_config::defaults(BehaviorVersion::latest())
+        .profile_files(no_profile.build())
         .region(EnvironmentVariableRegionProvider::new())
         .credentials_provider(EnvironmentVariableCredentialsProvider::new())
 }
@@ -221,33 +225,43 @@ impl Intercept for Counting {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        if !response.status().is_success() && response.body().bytes().is_some_and(throttled) {
-            telemetry::throttled(self.0);
+        let body = response.body().bytes().unwrap_or_default();
+        match (!response.status().is_success())
+            .then(|| refusal(body))
+            .flatten()
+        {
+            Some(Refusal::Throttled) => telemetry::throttled(self.0),
+            Some(Refusal::Denied) => telemetry::denied(self.0),
+            None => {}
         }
         Ok(())
     }
 }
 
-/// Whether a failure's body names one of the ways in which AWS says "too fast".
-fn throttled(body: &[u8]) -> bool {
+/// Failures that are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Throttled,
+    Denied,
+}
+
+/// Which of them a failure's body names.
+fn refusal(body: &[u8]) -> Option<Refusal> {
     #[derive(Deserialize)]
     struct Failure {
         #[serde(rename = "__type")]
         kind: String,
     }
-    let kind = serde_json::from_slice(body).map(|failure: Failure| failure.kind);
-    kind.is_ok_and(|kind| {
-        // Some services write `<namespace>#<name>`.
-        matches!(
-            kind.rsplit('#').next(),
-            Some(
-                "ThrottlingException"
-                    | "ProvisionedThroughputExceededException"
-                    | "RequestLimitExceeded"
-                    | "LimitExceededException"
-            )
-        )
-    })
+    let Failure { kind } = serde_json::from_slice(body).ok()?;
+    // Some services write `<namespace>#<name>`.
+    match kind.rsplit('#').next()? {
+        "ThrottlingException"
+        | "ProvisionedThroughputExceededException"
+        | "RequestLimitExceeded"
+        | "LimitExceededException" => Some(Refusal::Throttled),
+        "AccessDeniedException" => Some(Refusal::Denied),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -325,21 +339,32 @@ mod tests {
     }
 
     #[test]
-    fn a_throttle_is_told_from_other_failures_by_its_name_alone() {
+    fn a_throttle_and_a_denial_are_told_from_other_failures_by_name_alone() {
         for (body, is) in [
-            (r#"{"__type":"ThrottlingException","message":"x"}"#, true),
+            (
+                r#"{"__type":"ThrottlingException","message":"x"}"#,
+                Some(Refusal::Throttled),
+            ),
             (
                 r#"{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"}"#,
-                true,
+                Some(Refusal::Throttled),
+            ),
+            (
+                r#"{"__type":"AccessDeniedException","message":"arn:aws:iam::1:role/x"}"#,
+                Some(Refusal::Denied),
+            ),
+            (
+                r#"{"__type":"com.amazon.coral.service#AccessDeniedException","Message":"x"}"#,
+                Some(Refusal::Denied),
             ),
             (
                 r#"{"__type":"ValidationException","message":"ThrottlingException"}"#,
-                false,
+                None,
             ),
-            ("ThrottlingException", false),
-            ("", false),
+            ("ThrottlingException", None),
+            ("", None),
         ] {
-            assert_eq!(throttled(body.as_bytes()), is, "{body}");
+            assert_eq!(refusal(body.as_bytes()), is, "{body}");
         }
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! Owns names and defaults of variables; nothing else in the code base reads the environment.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{collections::BTreeSet, path::PathBuf, str::FromStr};
 
+use reqwest::Url;
 use secrecy::SecretString;
 use tracing::Level;
 
 use crate::{
     developer_keys,
-    mode::{LocalModeOnLambda, Mode},
+    mode::{LocalModeOnLambda, Mode, Place},
     open_streams,
     provider::Provider,
     rate_limit::{Class, Limit, Window},
@@ -20,6 +21,31 @@ use crate::{
 const LOCAL_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
 /// Answers that one user may have streaming at once, where the environment says nothing.
 const STREAMS_PER_USER: u16 = 5;
+/// What would send a function's requests, or its trust, elsewhere; the providers' `*_BASE_URL` besides.
+///
+/// `SSL_CERT_FILE` names whom TLS trusts. A proxy sees no key, since all that is sent is encrypted for
+/// its receiver, but to whom and when, and can hold it up; nothing in the stack needs one. The SDK's
+/// profile files can hold an `endpoint_url`; functions do not read them at all (`aws::environment`), and
+/// what would point there is refused so that nobody believes it has an effect.
+const REDIRECTS: &[&str] = &[
+    "AWS_SAM_LOCAL",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_KMS",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_PROFILE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+/// How the SDK's variables begin that name a service's address.
+const ENDPOINTS: &str = "AWS_ENDPOINT_URL";
 /// Longest model name, in bytes.
 const MODEL_MAX_BYTES: usize = 64;
 
@@ -161,7 +187,7 @@ impl KeyArn {
 /// Why a process did not start. Its `Debug` is its message, since that is what `main` prints.
 #[derive(thiserror::Error)]
 pub enum ConfigError {
-    /// Everything that is missing or wrong, one line each; values are never shown.
+    /// Everything that is missing or wrong, one line each. Values are shown where they are no secret.
     #[error("configuration is incomplete:\n  {}", .0.join("\n  "))]
     Incomplete(Vec<String>),
     /// Local mode where it must not be.
@@ -198,7 +224,10 @@ impl Config {
     pub fn from_env_with(
         change: impl Fn(&str, Option<String>) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        Self::from_lookup(|name| change(name, std::env::var(name).ok()))
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        Self::read(&names.collect::<Vec<_>>(), |name| {
+            change(name, std::env::var(name).ok())
+        })
     }
 
     /// Reads settings from `lookup`, which tests fill without touching the process.
@@ -206,10 +235,18 @@ impl Config {
     /// # Errors
     /// All that is missing or wrong, in one message.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let lambda_function = lookup("AWS_LAMBDA_FUNCTION_NAME");
+        Self::read(&[], lookup)
+    }
+
+    /// `names` are all that there are, where that is known: some are recognised by how they begin.
+    fn read(
+        names: &[String],
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let place = Place::of(&lookup);
         let local_runner = lookup("AWS_SAM_LOCAL").as_deref() == Some("true");
         let mode = Mode::decide(lookup("DEBUG").as_deref(), lookup("DEPLOY_ENV").as_deref())
-            .allowed_here(lambda_function.as_deref(), local_runner)?;
+            .allowed_in(place)?;
         let environment_keys = match mode {
             Mode::Local => developer_keys::from_environment(&lookup),
             Mode::Production => Vec::new(),
@@ -218,6 +255,9 @@ impl Config {
             lookup,
             wrong: Vec::new(),
         };
+        if place == Place::Lambda {
+            reader.redirects(names);
+        }
         let table_name = reader.required("TABLE_NAME", "the DynamoDB table");
         let kms_key_arn = reader.key_arn("KMS_KEY_ARN");
         let kms_decrypt_key_arns = reader.key_arns("KMS_DECRYPT_KEY_ARNS");
@@ -237,22 +277,10 @@ impl Config {
                 .optional("ALLOWED_ORIGINS")
                 .unwrap_or_else(|| origins.to_owned()),
         );
-        let is_origin = |text: &String| {
-            let host = text
-                .strip_prefix("https://")
-                .or_else(|| text.strip_prefix("http://"));
-            host.is_some_and(|host| !host.is_empty() && !host.contains(['*', '/']))
-        };
-        if !allowed_origins.iter().all(is_origin) {
-            reader.wrong.push(
-                "ALLOWED_ORIGINS takes exact origins such as https://app.example.com, \
-                 comma-separated: no *, no path and no slash at the end"
-                    .to_owned(),
-            );
-        }
+        reader.origins("ALLOWED_ORIGINS", &allowed_origins);
         let models = reader.models();
         let allowed_models = comma_list(&reader.optional("ALLOWED_MODELS").unwrap_or_default());
-        let base_urls = reader.base_urls(lambda_function.is_some() && !local_runner);
+        let base_urls = reader.base_urls(place == Place::PerhapsLambda);
         let rate_limits = reader.rate_limits();
         let streams_per_user = reader.streams_per_user();
         let check_on_save = reader.check_on_save();
@@ -265,9 +293,7 @@ impl Config {
         };
         let check_per_second = reader.number("CHECK_PER_SECOND", 2);
         let log_level = reader.log_level();
-        let deploy_env = reader
-            .optional("DEPLOY_ENV")
-            .unwrap_or_else(|| "local".to_owned());
+        let deploy_env = reader.deploy_env();
         match (table_name, kms_key_arn, reader.wrong) {
             (Some(table_name), Some(kms_key_arn), wrong) if wrong.is_empty() => Ok(Self {
                 mode,
@@ -375,13 +401,13 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         models
     }
 
-    /// Whoever sets these receives people's keys, so a real Lambda refuses them.
-    fn base_urls(&mut self, real_lambda: bool) -> Vec<(Provider, String)> {
+    /// Whoever sets these receives users' keys: they are for machines that are surely no Lambda.
+    fn base_urls(&mut self, perhaps_lambda: bool) -> Vec<(Provider, String)> {
         let mut base_urls = Vec::new();
         for &provider in Provider::ALL {
             let name = provider.facts().base_url_env;
             match self.optional(name) {
-                Some(_) if real_lambda => self.wrong.push(format!(
+                Some(_) if perhaps_lambda => self.wrong.push(format!(
                     "{name} is set: a provider cannot be redirected on a real Lambda"
                 )),
                 Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
@@ -394,6 +420,64 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             }
         }
         base_urls
+    }
+
+    /// On Lambda nothing is sent elsewhere than where the stack sends it, whoever may set variables.
+    fn redirects(&mut self, names: &[String]) {
+        let fixed = REDIRECTS.iter().map(|name| (*name).to_owned());
+        let endpoints = names.iter().filter(|name| name.starts_with(ENDPOINTS));
+        let providers = Provider::ALL
+            .iter()
+            .map(|p| p.facts().base_url_env.to_owned());
+        let all: BTreeSet<String> = fixed.chain(endpoints.cloned()).chain(providers).collect();
+        let set: Vec<_> = all
+            .into_iter()
+            .filter(|name| self.optional(name).is_some())
+            .collect();
+        if !set.is_empty() {
+            self.wrong.push(format!(
+                "remove {}: on a real Lambda nothing may send keys, requests or trust elsewhere",
+                set.join(", ")
+            ));
+        }
+    }
+
+    /// Names the stack for life. A stack's name has at most 128 characters.
+    fn deploy_env(&mut self) -> String {
+        let name = self.optional("DEPLOY_ENV");
+        let name = name.unwrap_or_else(|| "local".to_owned());
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.len() > 128 || !name.bytes().all(fits) {
+            self.wrong.push(format!(
+                "DEPLOY_ENV is {}: write letters, digits, dashes, dots and underscores, at most 128",
+                shown(&name)
+            ));
+        }
+        name
+    }
+
+    /// Origins as browsers and tokens write them, so that a comparison byte by byte can succeed.
+    fn origins(&mut self, name: &str, origins: &[String]) {
+        for origin in origins.iter().filter(|origin| !is_origin(origin)) {
+            self.wrong.push(format!(
+                "{name} has {}: write exact origins such as https://app.example.com, \
+                 comma-separated: http or https, lower case, no quotes, no *, no path, no slash at \
+                 the end and no port that is the default",
+                shown(origin)
+            ));
+        }
+    }
+
+    fn issuer(&mut self) -> Option<String> {
+        let issuer = self.required("CLERK_ISSUER", "the Clerk Frontend API URL")?;
+        if !is_origin(&issuer) || !issuer.starts_with("https://") {
+            self.wrong.push(format!(
+                "CLERK_ISSUER is {}: write it as tokens do, such as https://clerk.example.com: \
+                 https, lower case, no quotes, no path and no slash at the end",
+                shown(&issuer)
+            ));
+        }
+        Some(issuer)
     }
 
     fn rate_limits(&mut self) -> Vec<Limit> {
@@ -444,8 +528,10 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     ) -> Option<T> {
         let number = text.parse().ok().filter(|number| *number > T::from(0));
         if number.is_none() {
-            self.wrong
-                .push(format!("{name} is not a whole number of 1 or more"));
+            self.wrong.push(format!(
+                "{name} is {}: write a whole number of 1 or more",
+                shown(text)
+            ));
         }
         number
     }
@@ -500,16 +586,18 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
                 None
             }
         };
-        let issuer = self.required("CLERK_ISSUER", "the Clerk Frontend API URL");
+        let issuer = self.issuer();
         let parties = self.required(
             "CLERK_AUTHORIZED_PARTIES",
             "origins that may hold tokens, comma-separated",
         );
         let only_user = self.only_user(mode);
+        let authorized_parties = comma_list(&parties.unwrap_or_default());
+        self.origins("CLERK_AUTHORIZED_PARTIES", &authorized_parties);
         Some(Clerk {
             keys: keys?,
             issuer: issuer?,
-            authorized_parties: comma_list(&parties?),
+            authorized_parties,
             audience: self.optional("CLERK_AUDIENCE"),
             only_user,
         })
@@ -566,6 +654,26 @@ pub fn is_model_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
+}
+
+/// Whether `text` is an origin in the one form in which browsers write it (RFC 6454, section 6.2).
+fn is_origin(text: &str) -> bool {
+    let url = Url::parse(text).ok();
+    url.is_some_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.origin().ascii_serialization() == text
+            && !text.contains('*')
+    })
+}
+
+/// A received value in quotes, with its beginning only where it is long.
+fn shown(value: &str) -> String {
+    const SHOWN_CHARS: usize = 80;
+    let start: String = value.chars().take(SHOWN_CHARS).collect();
+    match start.len() < value.len() {
+        true => format!("{start:?}…"),
+        false => format!("{start:?}"),
+    }
 }
 
 fn comma_list(text: &str) -> Vec<String> {
@@ -648,8 +756,8 @@ mod tests {
             ("AWS_LAMBDA_FUNCTION_NAME", "generate-content"),
             ("DEPLOY_ENV", "prod"),
             ("CLERK_JWT_KEY", "x"),
-            ("CLERK_ISSUER", "x"),
-            ("CLERK_AUTHORIZED_PARTIES", "x"),
+            ("CLERK_ISSUER", "https://clerk.test"),
+            ("CLERK_AUTHORIZED_PARTIES", "https://app.test"),
         ]);
         let message = read(&settings).unwrap_err().to_string();
         assert!(message.contains("GEMINI_BASE_URL"), "{message}");
@@ -666,8 +774,8 @@ mod tests {
         settings.extend([
             ("DEPLOY_ENV", "prod"),
             ("CLERK_JWT_KEY", "x"),
-            ("CLERK_ISSUER", "x"),
-            ("CLERK_AUTHORIZED_PARTIES", "x"),
+            ("CLERK_ISSUER", "https://clerk.test"),
+            ("CLERK_AUTHORIZED_PARTIES", "https://app.test"),
         ]);
         assert!(read(&settings).unwrap().environment_keys.is_empty());
     }
@@ -706,8 +814,8 @@ mod tests {
             let mut settings = vec![
                 ("TABLE_NAME", "t"),
                 ("KMS_KEY_ARN", ARN),
-                ("CLERK_ISSUER", "x"),
-                ("CLERK_AUTHORIZED_PARTIES", "x"),
+                ("CLERK_ISSUER", "https://clerk.test"),
+                ("CLERK_AUTHORIZED_PARTIES", "https://app.test"),
                 ("LOCAL_USER_ID", "user_aaaaaaaa1"),
             ];
             settings.extend_from_slice(pairs);
@@ -746,6 +854,153 @@ mod tests {
         ] {
             assert!(!with(origins), "{origins}");
         }
+    }
+
+    /// What browsers and tokens never write, so that it could never match.
+    const NO_ORIGINS: &[&str] = &[
+        "https://clerk.test/",
+        "clerk.test",
+        "//clerk.test",
+        "https://Clerk.test",
+        "HTTPS://clerk.test",
+        "\"https://clerk.test\"",
+        "'https://clerk.test'",
+        "[\"https://clerk.test\"]",
+        "https://clerk.test/path",
+        "https://clerk.test?x",
+        "https://clerk.test#x",
+        "https://clerk.test:443",
+        "http://clerk.test:80",
+        "https://user@clerk.test",
+        "https://cl erk.test",
+        "https://clerk.test\n",
+        "https://*.clerk.test",
+        "https://",
+        "https://bücher.test",
+        "ftp://clerk.test",
+        "null",
+    ];
+
+    fn with_clerk(name: &str, value: &str) -> Result<Config, ConfigError> {
+        let settings = [
+            ("TABLE_NAME", "t"),
+            ("KMS_KEY_ARN", ARN),
+            ("DEPLOY_ENV", "prod"),
+            ("CLERK_JWT_KEY", "x"),
+            ("CLERK_ISSUER", "https://clerk.test"),
+            ("CLERK_AUTHORIZED_PARTIES", "https://app.test"),
+        ];
+        let changed = settings.map(|(n, v)| (n, if n == name { value } else { v }));
+        read(&changed)
+    }
+
+    #[test]
+    fn an_issuer_that_no_token_can_name_is_refused_with_what_was_received() {
+        assert!(with_clerk("CLERK_ISSUER", "https://clerk.app.test:8443").is_ok());
+        for issuer in NO_ORIGINS.iter().chain(&["http://clerk.test"]) {
+            let message = with_clerk("CLERK_ISSUER", issuer).unwrap_err().to_string();
+            let said = format!("CLERK_ISSUER is {issuer:?}: write it as tokens do");
+            assert!(message.contains(&said), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_party_that_no_token_can_name_is_refused_with_what_was_received() {
+        let parties = "https://app.test, http://localhost:3000";
+        let config = with_clerk("CLERK_AUTHORIZED_PARTIES", parties).unwrap();
+        assert_eq!(config.clerk.unwrap().authorized_parties.len(), 2);
+        for party in NO_ORIGINS.iter().filter(|party| !party.ends_with('\n')) {
+            let list = format!("https://app.test,{party}");
+            let message = with_clerk("CLERK_AUTHORIZED_PARTIES", &list);
+            let message = message.unwrap_err().to_string();
+            let said = format!("CLERK_AUTHORIZED_PARTIES has {party:?}: write exact origins");
+            assert!(message.contains(&said), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_stack_is_named_so_that_its_name_fits_into_what_is_sealed() {
+        for name in ["prod", "user-api-keys-prod", "a_b.c", &"s".repeat(128)] {
+            assert!(with_clerk("DEPLOY_ENV", name).is_ok(), "{name}");
+        }
+        for name in ["pro d", "prod\n", "prodé", &"s".repeat(129)] {
+            let message = with_clerk("DEPLOY_ENV", name).unwrap_err().to_string();
+            assert!(message.contains("DEPLOY_ENV is \""), "{message}");
+        }
+    }
+
+    /// As AWS starts one; the log stream is that of a function with a log group of its own.
+    const REAL: &[(&str, &str)] = &[
+        ("AWS_LAMBDA_FUNCTION_NAME", "generate-content"),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand"),
+        (
+            "AWS_LAMBDA_LOG_STREAM_NAME",
+            "2026/11/25/generate-content[$LATEST]0123456789abcdef",
+        ),
+        ("TABLE_NAME", "t"),
+        ("KMS_KEY_ARN", ARN),
+        ("DEPLOY_ENV", "prod"),
+        ("CLERK_JWT_KEY", "x"),
+        ("CLERK_ISSUER", "https://clerk.test"),
+        ("CLERK_AUTHORIZED_PARTIES", "https://app.test"),
+    ];
+
+    #[test]
+    fn on_a_real_lambda_everything_that_redirects_is_refused_by_name_alone() {
+        assert!(read(REAL).is_ok());
+        let of_others = [
+            "AWS_ENDPOINT_URL_STS",
+            "AWS_ENDPOINT_URL_ANYTHING",
+            "EXA_BASE_URL",
+        ];
+        for name in REDIRECTS.iter().chain(&of_others) {
+            for value in ["true", "https://elsewhere.test"] {
+                let settings = [REAL, &[(*name, value)]].concat();
+                let names: Vec<_> = settings
+                    .iter()
+                    .map(|(name, _)| (*name).to_owned())
+                    .collect();
+                let found = |wanted: &str| {
+                    let mut settings = settings.iter();
+                    let found = settings.find(|(name, _)| *name == wanted);
+                    found.map(|(_, value)| (*value).to_owned())
+                };
+                let message = Config::read(&names, found).unwrap_err().to_string();
+                assert!(
+                    message.contains(&format!("remove {name}: on a real")),
+                    "{message}"
+                );
+                assert!(!message.contains(value), "{message}");
+            }
+        }
+        let empty = [REAL, &[("AWS_ENDPOINT_URL", ""), ("AWS_SAM_LOCAL", "")]].concat();
+        assert!(read(&empty).is_ok());
+    }
+
+    #[test]
+    fn everything_that_redirects_a_real_lambda_is_named_in_one_message() {
+        let more = [
+            ("AWS_SAM_LOCAL", "true"),
+            ("GEMINI_BASE_URL", "https://elsewhere.test"),
+            ("HTTPS_PROXY", "https://elsewhere.test"),
+        ];
+        let message = read(&[REAL, &more].concat()).unwrap_err().to_string();
+        let said = "remove AWS_SAM_LOCAL, GEMINI_BASE_URL, HTTPS_PROXY: on a real Lambda";
+        assert!(message.contains(said), "{message}");
+    }
+
+    #[test]
+    fn an_emulator_may_send_requests_elsewhere() {
+        let more = [
+            ("AWS_SAM_LOCAL", "true"),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", "$LATEST"),
+            ("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1"),
+            ("GEMINI_BASE_URL", "http://127.0.0.1:1"),
+        ];
+        // The first of a name is found.
+        let config = read(&[&more, REAL].concat()).unwrap();
+        assert!(config.under_sam_local);
+        assert_eq!(config.base_url(Provider::Gemini), "http://127.0.0.1:1");
     }
 
     #[test]

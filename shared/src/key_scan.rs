@@ -1,9 +1,11 @@
 //! Everybody's key rows, page by page, for scheduled jobs, and the one write that moves a ciphertext.
 //!
 //! Authority is a type: [`KeyScanner`] only reads, [`KeyMover`] only replaces one ciphertext by
-//! another of the same key. Nobody is there in a scheduled job, so whose row it is stands in its
+//! another of the same key, [`Cursors`] only keeps where a job stopped. Nobody is there in a scheduled job, so whose row it is stands in its
 //! primary key alone; what the row says of itself proves nothing, and KMS refuses it where it is not
 //! true.
+
+mod cursors;
 
 use aws_sdk_dynamodb::{
     Client,
@@ -11,8 +13,6 @@ use aws_sdk_dynamodb::{
     primitives::Blob,
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure, Select},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
     telemetry::hashed_text,
     user::User,
 };
+
+pub use cursors::{Cursor, Cursors};
 
 /// What moving a ciphertext takes.
 const SEALED: &str = "pk, sk, fmt, ctxv, kid, ct, cmk, rev";
@@ -65,39 +67,15 @@ impl Segment {
     }
 }
 
-/// Where a pass goes on: the primary key of the last row that is done, as unpadded base64url.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Cursor {
+/// Where a pass goes on: the primary key of the last row that is done. It names a user, so it is kept in
+/// the table ([`Cursors`]) and nobody else is shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
     pk: String,
     sk: String,
 }
 
-impl From<Cursor> for String {
-    fn from(cursor: Cursor) -> Self {
-        let both = format!("{}\n{}", cursor.pk, cursor.sk);
-        URL_SAFE_NO_PAD.encode(both)
-    }
-}
-
-impl TryFrom<String> for Cursor {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let wrong = "not a cursor";
-        let both = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong)?;
-        let both = String::from_utf8(both).map_err(|_| wrong)?;
-        let (pk, sk) = both.split_once('\n').ok_or(wrong)?;
-        let ours = pk.starts_with("USER#") && !sk.is_empty();
-        ours.then(|| Self {
-            pk: pk.to_owned(),
-            sk: sk.to_owned(),
-        })
-        .ok_or(wrong)
-    }
-}
-
-impl Cursor {
+impl Place {
     fn of(item: &Item) -> Result<Self, TableError> {
         let part = |name| item.get(name)?.as_s().ok().cloned();
         match (part("pk"), part("sk")) {
@@ -115,7 +93,7 @@ impl Cursor {
 
 /// One key row of anybody's. No `Debug`: the ciphertext may be in it.
 pub struct Row {
-    place: Cursor,
+    place: Place,
     item: Item,
 }
 
@@ -131,7 +109,7 @@ pub struct Revision {
 impl Row {
     /// Where a pass goes on after it.
     #[must_use]
-    pub fn place(&self) -> &Cursor {
+    pub fn place(&self) -> &Place {
         &self.place
     }
 
@@ -201,10 +179,10 @@ impl Row {
 
 /// A part of a segment.
 pub struct Page {
-    /// In the order in which [`Cursor`]s count.
+    /// In the order of a scan.
     pub rows: Vec<Row>,
     /// Where the next one begins; `None` at the segment's end.
-    pub next: Option<Cursor>,
+    pub next: Option<Place>,
 }
 
 /// Reads everybody's rows.
@@ -228,7 +206,7 @@ impl KeyScanner {
     pub async fn page(
         &self,
         segment: Segment,
-        after: Option<&Cursor>,
+        after: Option<&Place>,
         fields: Fields,
     ) -> Result<Page, TableError> {
         let mut scan = self
@@ -239,7 +217,7 @@ impl KeyScanner {
             // The role demands it: no more than these attributes.
             .select(Select::SpecificAttributes)
             .limit(PAGE)
-            .set_exclusive_start_key(after.map(Cursor::key))
+            .set_exclusive_start_key(after.map(Place::key))
             .expression_attribute_values(":current", text(CURRENT));
         scan = match fields {
             Fields::Sealed => scan
@@ -257,7 +235,7 @@ impl KeyScanner {
         }
         let answer = scan.send().await.map_err(|error| failure(&error))?;
         let row = |item: Item| {
-            let place = Cursor::of(&item)?;
+            let place = Place::of(&item)?;
             Ok(Row { place, item })
         };
         let rows = answer.items.unwrap_or_default().into_iter().map(row);
@@ -266,7 +244,7 @@ impl KeyScanner {
             next: answer
                 .last_evaluated_key
                 .as_ref()
-                .map(Cursor::of)
+                .map(Place::of)
                 .transpose()?,
         })
     }
@@ -332,19 +310,6 @@ impl KeyMover {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cursor_reads_back_and_nothing_else_is_one() {
-        let cursor = Cursor {
-            pk: "USER#user_aaaaaaaa1".to_owned(),
-            sk: "KEY#gemini".to_owned(),
-        };
-        let text = String::from(cursor.clone());
-        assert_eq!(Cursor::try_from(text), Ok(cursor));
-        for text in ["", "x", "VVNFUiM", "S0VZIw", "VVNFUiN4Cg", "!"] {
-            assert!(Cursor::try_from(text.to_owned()).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn a_segment_is_one_of_as_many_as_dynamodb_takes() {

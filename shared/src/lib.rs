@@ -15,6 +15,7 @@ pub mod developer_keys;
 pub mod dotenv;
 pub mod endpoint;
 pub mod events;
+pub mod gateway;
 pub mod https;
 pub mod invocation;
 pub mod key_scan;

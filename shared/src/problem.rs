@@ -384,6 +384,7 @@ impl From<SealingError> for Problem {
         let event = match error {
             SealingError::Unavailable(_) => return Self::temporarily_unavailable(error),
             SealingError::DoesNotOpen(_) => "ciphertext_does_not_open",
+            SealingError::InnerBinding => "inner_binding",
             SealingError::KeyRefused(_) => "kms_key_refused",
             SealingError::NotGranted(_) => "open_not_granted",
             SealingError::Unexpected(_) => "kms_answered_unexpectedly",
@@ -461,6 +462,7 @@ mod tests {
     fn a_ciphertext_that_does_not_open_a_corrupt_row_and_a_refused_kms_key_look_the_same() {
         let bodies = [
             Problem::from(SealingError::DoesNotOpen("invalid ciphertext")),
+            Problem::from(SealingError::InnerBinding),
             Problem::from(SealingError::KeyRefused("disabled")),
             Problem::from(TableError::Corrupt("format")),
         ];

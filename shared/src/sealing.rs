@@ -1,14 +1,17 @@
-//! One key, one KMS call, bound to its owner.
+//! One key, one KMS call, bound to its owner outside and inside.
 //!
 //! Authority is a type: [`Sealer`] can only encrypt, [`Opener`] only decrypt, [`Rewrapper`] only
 //! re-encrypt. The encryption context is built from the authenticated user and the requested
 //! provider, never from what the row says about itself, so a ciphertext moved to another row neither
-//! opens nor moves on.
+//! opens nor moves on. The plaintext repeats the binding (the module `plaintext` has its layout),
+//! because whoever may re-encrypt may change a context: such a ciphertext decrypts, and is refused.
+
+mod plaintext;
 
 use std::collections::HashMap;
 
 use aws_sdk_kms::{Client, error::SdkError, primitives::Blob};
-use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use crate::{
     api_key::ApiKey,
@@ -17,11 +20,11 @@ use crate::{
     user::UserId,
 };
 
-/// Tag of the stored form: KMS `Encrypt` of the key itself. Stored for ever; changing it orphans
-/// every row.
-pub const FORMAT: &str = "kms1";
+/// Tag of the stored form: KMS `Encrypt` of the key behind its binding. Stored for ever; changing it
+/// orphans every row.
+pub const FORMAT: &str = "kms2";
 /// Version of the context's shape; part of what KMS authenticates, so it may never change.
-pub const CONTEXT_VERSION: &str = "1";
+pub const CONTEXT_VERSION: &str = "2";
 const PURPOSE: &str = "user-api-key";
 
 /// Everything that is bound into a ciphertext besides the stack's name.
@@ -53,6 +56,10 @@ pub enum SealingError {
     /// Not a ciphertext of this user, provider, key id and stack. An alarm.
     #[error("ciphertext does not open here ({0})")]
     DoesNotOpen(&'static str),
+    /// KMS decrypted it, and inside stands another user, provider, key id or stack than was asked
+    /// for: somebody who may re-encrypt, or encrypt, redirected it. An alarm.
+    #[error("the plaintext is bound to something else")]
+    InnerBinding,
     /// KMS refused the KMS key itself: disabled, denied or gone. An alarm.
     #[error("KMS refuses the KMS key ({0})")]
     KeyRefused(&'static str),
@@ -108,12 +115,13 @@ impl Sealer {
     /// # Errors
     /// [`SealingError`]; nothing has changed.
     pub async fn seal(&self, key: &ApiKey, binding: &Binding<'_>) -> Result<Sealed, SealingError> {
+        let plaintext = plaintext::write(&self.deploy_env, binding, key)?;
         let answer = self
             .kms
             .encrypt()
             .key_id(self.key_arn.as_str())
-            // EXPOSE: the plaintext KMS encrypts; the SDK keeps it for the call and redacts its Debug.
-            .plaintext(Blob::new(key.expose().as_bytes()))
+            // A copy that the SDK keeps for the call, and whose Debug it redacts.
+            .plaintext(Blob::new(plaintext.as_slice()))
             .set_encryption_context(Some(context(&self.deploy_env, binding)))
             .send()
             .await
@@ -152,7 +160,8 @@ impl Opener {
     /// One `Decrypt` call.
     ///
     /// # Errors
-    /// [`SealingError::DoesNotOpen`] for a ciphertext of anybody or anything else.
+    /// [`SealingError::DoesNotOpen`] for a ciphertext of anybody or anything else, and
+    /// [`SealingError::InnerBinding`] for one that was given this context later.
     pub async fn open(
         &self,
         sealed: &Sealed,
@@ -171,17 +180,14 @@ impl Opener {
             .send()
             .await
             .map_err(|error| failure(&error))?;
-        if answer.key_id() != Some(sealed.key_arn.as_str()) {
+        // Before anything is refused: what is dropped from here on is wiped.
+        let (key_id, plaintext) = (answer.key_id, answer.plaintext);
+        let plaintext = plaintext.map(|plaintext| Zeroizing::new(plaintext.into_inner()));
+        if key_id.as_deref() != Some(sealed.key_arn.as_str()) {
             return Err(SealingError::Unexpected("another KMS key answered"));
         }
-        let plaintext = answer
-            .plaintext
-            .ok_or(SealingError::Unexpected("no plaintext"))?;
-        let text = String::from_utf8(plaintext.into_inner()).map_err(|error| {
-            drop(zeroize::Zeroizing::new(error.into_bytes()));
-            SealingError::DoesNotOpen("not text")
-        })?;
-        ApiKey::parse(SecretString::from(text)).map_err(|_| SealingError::DoesNotOpen("not a key"))
+        let plaintext = plaintext.ok_or(SealingError::Unexpected("no plaintext"))?;
+        plaintext::read(&plaintext, &self.deploy_env, binding)
     }
 }
 
@@ -308,7 +314,7 @@ mod tests {
         assert_eq!(
             pairs,
             [
-                ("ctxv", "1"),
+                ("ctxv", "2"),
                 ("env", "prod"),
                 ("kid", "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
                 ("provider", "gemini"),

@@ -1,8 +1,8 @@
 //! One job over one segment of everybody's rows, in as many invocations as it takes.
 //!
 //! An invocation goes on where the last one stopped, does what its time allows and answers with a
-//! cursor. Nothing is kept between invocations: a row that is done twice, or by two jobs at once, is
-//! the job's own concern.
+//! cursor. Nothing but the cursor's place is kept between invocations: a row that is done twice, or by
+//! two jobs at once, is the job's own concern.
 
 use std::{collections::BTreeMap, future::ready, pin::pin, sync::Arc, time::Duration};
 
@@ -10,6 +10,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use lambda_http::Context;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use time::OffsetDateTime;
 use tokio::{
     sync::Mutex,
     time::{Interval, MissedTickBehavior, interval, timeout},
@@ -17,9 +18,9 @@ use tokio::{
 
 use crate::{
     invocation::{read, time_left},
-    key_scan::{Cursor, Fields, KeyScanner, Row, Segment},
+    key_scan::{Cursor, Cursors, Fields, KeyScanner, Place, Row, Segment},
     problem::Problem,
-    telemetry::{Line, swept},
+    telemetry::{Line, sealing_failed, swept},
 };
 
 /// Time in which an invocation begins nothing new.
@@ -81,6 +82,9 @@ pub struct FailedRow {
     pub row: String,
     /// Its key's own id, where it has one.
     pub kid: Option<String>,
+    /// What an alarm calls it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<&'static str>,
     /// Why, for the person who runs this.
     pub reason: String,
 }
@@ -94,6 +98,8 @@ pub struct Sweep<'a> {
     pub deploy_env: &'a str,
     /// Reads the rows.
     pub scanner: &'a KeyScanner,
+    /// Keeps where an invocation stopped.
+    pub cursors: &'a Cursors,
     /// What it needs of them.
     pub fields: Fields,
     /// Rows under way at once.
@@ -104,7 +110,8 @@ pub struct Sweep<'a> {
 
 impl Sweep<'_> {
     /// Answers one invocation and writes its one log line. `each` says what came of a row in one of
-    /// the words, or why it failed; `context` is there on Lambda.
+    /// the words, or why it failed; a ciphertext that does not open is the same alarm as in a request.
+    /// `context` is there on Lambda.
     ///
     /// # Errors
     /// When nothing could be done; what was done before stays done.
@@ -116,7 +123,7 @@ impl Sweep<'_> {
     ) -> Result<Answer, Problem>
     where
         J: DeserializeOwned + Copy + Send + Sync,
-        F: Future<Output = Result<&'static str, String>> + Send,
+        F: Future<Output = Result<&'static str, Problem>> + Send,
     {
         let mut line = Line::start(self.function, context);
         let left = || time_left(context);
@@ -135,10 +142,20 @@ impl Sweep<'_> {
                     user,
                     row,
                     kid,
+                    event,
                     reason,
                 } = row;
                 let function = self.function;
-                tracing::error!(function, request_id, user, row, kid, reason, "row failed");
+                tracing::error!(
+                    function,
+                    request_id,
+                    user,
+                    row,
+                    kid,
+                    event,
+                    reason,
+                    "row failed"
+                );
             }
             for (outcome, rows) in &answer.counts {
                 swept(self.function, outcome, *rows);
@@ -159,7 +176,7 @@ impl Sweep<'_> {
         each: impl Fn(Arc<Row>) -> F + Sync,
     ) -> Result<Answer, Problem>
     where
-        F: Future<Output = Result<&'static str, String>> + Send,
+        F: Future<Output = Result<&'static str, Problem>> + Send,
     {
         let segment = Segment::new(request.segment, request.total_segments)
             .ok_or_else(|| Problem::invalid_request(format!("Send {SHAPE}.")))?;
@@ -172,21 +189,25 @@ impl Sweep<'_> {
         let mut answer = Answer {
             segment: request.segment,
             total_segments: request.total_segments,
-            cursor: request.cursor.clone(),
+            cursor: request.cursor,
             done: false,
             counts: words.map(|word| (*word, 0)).collect(),
             failures: Vec::new(),
         };
-        let began_with = answer.cursor.clone();
+        let began_at = match request.cursor {
+            Some(cursor) => Some(self.place(cursor, segment).await?),
+            None => None,
+        };
+        let mut place = began_at.clone();
         while !answer.done && time_left() > RESERVE {
             let page = match self
                 .scanner
-                .page(segment, answer.cursor.as_ref(), self.fields)
+                .page(segment, place.as_ref(), self.fields)
                 .await
             {
                 Ok(page) => page,
                 // What is done is answered; the next invocation tries again.
-                Err(_) if answer.cursor != began_with => break,
+                Err(_) if place != began_at => break,
                 Err(error) => return Err(error.into()),
             };
             let rows = page.rows.len();
@@ -201,33 +222,54 @@ impl Sweep<'_> {
             let mut ended = pin!(begun.buffered(usize::from(self.concurrency)));
             let mut count = 0;
             while let Some((row, outcome)) = ended.next().await {
-                let outcome = outcome.unwrap_or_else(|_| Err("took too long".to_owned()));
+                let outcome = outcome.unwrap_or_else(|_| Err(Problem::internal("took too long")));
                 self.count(&mut answer, &row, outcome);
-                answer.cursor = Some(row.place().clone());
+                place = Some(row.place().clone());
                 count += 1;
             }
             if count == rows {
                 answer.done = page.next.is_none();
-                answer.cursor = page.next;
+                place = page.next;
             }
         }
+        answer.cursor = match place {
+            Some(place) if Some(&place) != began_at.as_ref() => {
+                let now = OffsetDateTime::now_utc();
+                Some(
+                    self.cursors
+                        .keep(&place, self.function, segment, now)
+                        .await?,
+                )
+            }
+            Some(_) => request.cursor,
+            None => None,
+        };
         Ok(answer)
     }
 
-    fn count(&self, answer: &mut Answer, row: &Row, outcome: Result<&'static str, String>) {
+    async fn place(&self, cursor: Cursor, segment: Segment) -> Result<Place, Problem> {
+        let found = self.cursors.find(cursor, self.function, segment).await?;
+        let advice = "There is no such cursor of this segment; leave it out to begin anew.";
+        found.ok_or_else(|| Problem::invalid_request(advice))
+    }
+
+    fn count(&self, answer: &mut Answer, row: &Row, outcome: Result<&'static str, Problem>) {
         let word = outcome.as_ref().map_or("failed", |word| *word);
         for word in ["scanned", word] {
             *answer.counts.entry(word).or_default() += 1;
         }
-        if let Err(reason) = outcome
-            && answer.failures.len() < NAMED_MAX
-        {
+        let Err(problem) = outcome else { return };
+        if let Some(kind) = problem.event() {
+            sealing_failed(self.function, kind);
+        }
+        if answer.failures.len() < NAMED_MAX {
             let (user, sort_key, kid) = row.name(self.deploy_env);
             answer.failures.push(FailedRow {
                 user,
                 row: sort_key,
                 kid,
-                reason,
+                event: problem.event(),
+                reason: problem.cause().to_owned(),
             });
         }
     }

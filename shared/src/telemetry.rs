@@ -72,6 +72,9 @@ pub fn init(config: &Config) {
             "unauthorized",
             "opens",
             "sealing_failures",
+            "keys_opened",
+            "audit_failures",
+            "access_denied",
             "throttles",
             "rows",
         ] {
@@ -97,6 +100,15 @@ fn flush() {
 pub(crate) enum Service {
     DynamoDb,
     Kms,
+}
+
+impl Service {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::DynamoDb => "dynamodb",
+            Self::Kms => "kms",
+        }
+    }
 }
 
 /// Calls of one request, every attempt counted.
@@ -135,16 +147,29 @@ pub(crate) fn throttled(service: Service) {
     if function().is_none() {
         return;
     }
-    let service = match service {
-        Service::DynamoDb => "dynamodb",
-        Service::Kms => "kms",
-    };
-    counter!("throttles", "service" => service).increment(1);
+    counter!("throttles", "service" => service.name()).increment(1);
 }
 
-/// A key was opened.
+/// A call was refused to this function's role, or under a key policy: somebody changed one, or the
+/// function does what it is not made for.
+pub(crate) fn denied(service: Service) {
+    counter!("access_denied", "service" => service.name()).increment(1);
+}
+
+/// A key was opened. Also counted as one number for all: an alarm on a norm takes no sum of many.
 pub(crate) fn opened(function: &'static str, provider: Provider) {
     counter!("opens", "function" => function, "provider" => provider.name()).increment(1);
+    counter!("keys_opened").increment(1);
+}
+
+/// What was done with a key is not on its owner's audit trail, or not how it ended.
+pub(crate) fn not_audited(function: &'static str) {
+    counter!("audit_failures", "function" => function).increment(1);
+}
+
+/// A ciphertext did not open, or was refused for what is in it.
+pub(crate) fn sealing_failed(function: &'static str, kind: &'static str) {
+    counter!("sealing_failures", "function" => function, "kind" => kind).increment(1);
 }
 
 /// Rows of a job came to an end.
@@ -268,11 +293,10 @@ fn count_failure(function: &'static str, problem: &Problem) {
     let Some(event) = problem.event() else {
         return;
     };
-    let named = match code {
+    match code {
         Code::Unauthorized => {
-            counter!("unauthorized", "function" => function, "reason" => event)
+            counter!("unauthorized", "function" => function, "reason" => event).increment(1);
         }
-        _ => counter!("sealing_failures", "function" => function, "kind" => event),
-    };
-    named.increment(1);
+        _ => sealing_failed(function, event),
+    }
 }

@@ -22,8 +22,11 @@ use user_api_keys::{
 /// `kms.json` as `serve` wrote it.
 const KMS: &str = include_str!("frozen/kms.json");
 /// The row that `save-keys` wrote beside it for the key [`KEY`], `ct` in hexadecimal.
-const ROW: &str = include_str!("frozen/row-kms1.json");
-const KEY: &str = "AQ.frozen-key-of-the-first-version-0001";
+const ROW: &str = include_str!("frozen/row-kms2.json");
+const KEY: &str = "AQ.frozen-key-of-the-second-form-0001";
+/// What KMS opens of it: a version, then five texts, each after its length in two bytes.
+const PLAINTEXT: &[u8] = b"\x02\0\x05local\0\x05local\0\x06gemini\0\x1a01M85MCWRBB4QVHGTEMH0W039J\
+    \0\x25AQ.frozen-key-of-the-second-form-0001";
 
 fn attribute(name: &str, value: &Value) -> AttributeValue {
     match value {
@@ -40,7 +43,7 @@ fn attribute(name: &str, value: &Value) -> AttributeValue {
 }
 
 #[tokio::test]
-async fn a_row_of_the_first_version_still_opens() {
+async fn a_row_written_long_ago_still_opens() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("kms.json"), KMS).unwrap();
     let services = Embedded::in_folder(folder.path()).await.unwrap();
@@ -80,4 +83,20 @@ async fn a_row_of_the_first_version_still_opens() {
         .unwrap();
     // EXPOSE: the test compares it with what was saved.
     assert_eq!(opened.key.expose(), KEY);
+    let pairs = [
+        ("purpose", "user-api-key"),
+        ("ctxv", "2"),
+        ("env", "local"),
+        ("user_id", "local"),
+        ("provider", "gemini"),
+        ("kid", "01M85MCWRBB4QVHGTEMH0W039J"),
+    ];
+    let context = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let AttributeValue::B(ciphertext) = attribute("ct", &row["ct"]) else {
+        unreachable!("a row has a ciphertext");
+    };
+    let decrypt = services.kms.decrypt().ciphertext_blob(ciphertext);
+    let decrypt = decrypt.set_encryption_context(Some(context.into()));
+    let plaintext = decrypt.send().await.unwrap().plaintext.unwrap();
+    assert_eq!(plaintext.as_ref(), PLAINTEXT);
 }

@@ -188,6 +188,95 @@ async fn a_row_moved_to_another_provider_does_not_open() {
     ));
 }
 
+/// What a compromised rotate-keys can do: KMS re-encrypts towards any context, and the row is written
+/// past every condition. Names of [`Stack::items`]'s attributes and of the context, with other values.
+async fn redirect(stack: &Stack, row: &[(&str, &str)], pairs: &[(&str, &str)]) {
+    let mut item = stack.items().await.remove(0);
+    let text = |name: &str| item[name].as_s().unwrap().clone();
+    let (kid, arn) = (text("kid"), text("cmk"));
+    let own = [
+        ("purpose", "user-api-key"),
+        ("ctxv", "2"),
+        ("env", "test"),
+        ("user_id", "user_aaaaaaaa"),
+        ("provider", "gemini"),
+        ("kid", &kid),
+    ];
+    let context = |changes: &[(&str, &str)]| {
+        let pairs = own.iter().chain(changes).copied();
+        let owned = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Some(owned.collect::<std::collections::HashMap<_, _>>())
+    };
+    let moved = stack
+        .services
+        .kms
+        .re_encrypt()
+        .ciphertext_blob(item["ct"].as_b().unwrap().clone())
+        .source_key_id(&arn)
+        .set_source_encryption_context(context(&[]))
+        .destination_key_id(&arn)
+        .set_destination_encryption_context(context(pairs));
+    let moved = moved.send().await.unwrap().ciphertext_blob.unwrap();
+    item.insert("ct".to_owned(), AttributeValue::B(moved));
+    for (name, value) in row {
+        item.insert((*name).to_owned(), string(value));
+    }
+    let put = stack.services.dynamodb.put_item();
+    let put = put.table_name(&stack.services.table_name);
+    put.set_item(Some(item)).send().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ciphertext_that_was_redirected_never_opens() {
+    let (to, kid) = ("user_bbbbbbbb", "01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    let user = ("user_id", to);
+    let (pk, sk) = (("pk", "USER#user_bbbbbbbb"), ("sk", "KEY#exa"));
+    for (row, pairs, provider) in [
+        (&[pk][..], &[user][..], Provider::Gemini),
+        (&[sk], &[("provider", "exa")], Provider::Exa),
+        (&[("kid", kid)], &[("kid", kid)], Provider::Gemini),
+        (&[pk, sk], &[user, ("provider", "exa")], Provider::Exa),
+        (
+            &[pk, sk, ("kid", kid)],
+            &[user, ("provider", "exa"), ("kid", kid)],
+            Provider::Exa,
+        ),
+    ] {
+        let stack = stack().await;
+        let a = stack.user("user_aaaaaaaa").await;
+        let b = stack.user(to).await;
+        stack.save(&a, Provider::Gemini, KEY_A).await;
+        redirect(&stack, row, pairs).await;
+        let who = if row.contains(&pk) { &b } else { &a };
+        let error = stack.open(who, provider).await.err();
+        let refused = matches!(error, Some(KeyError::Sealing(SealingError::InnerBinding)));
+        assert!(refused, "{pairs:?}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_ciphertext_that_was_redirected_to_another_stack_does_not_open_there() {
+    let mut stack = stack().await;
+    let a = stack.user("user_aaaaaaaa").await;
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    redirect(&stack, &[], &[("env", "another")]).await;
+    let another = config(&stack.services, "another");
+    stack.access.opener = Opener::new(stack.services.kms.clone(), &another, OPENS);
+    assert!(matches!(
+        stack.open(&a, Provider::Gemini).await,
+        Err(KeyError::Sealing(SealingError::InnerBinding))
+    ));
+}
+
+#[tokio::test]
+async fn a_ciphertext_that_was_moved_under_its_own_binding_still_opens() {
+    let stack = stack().await;
+    let a = stack.user("user_aaaaaaaa").await;
+    stack.save(&a, Provider::Gemini, KEY_A).await;
+    redirect(&stack, &[], &[]).await;
+    assert_eq!(stack.open(&a, Provider::Gemini).await.unwrap(), KEY_A);
+}
+
 #[tokio::test]
 async fn a_function_opens_keys_of_its_own_providers_only() {
     let stack = stack().await;
@@ -285,8 +374,8 @@ async fn a_row_does_not_open_under_another_deploy_env() {
 async fn a_row_of_an_unknown_form_is_corrupt_and_never_read_as_plain() {
     for (name, value) in [
         ("fmt", string("plain")),
-        ("fmt", string("kms2")),
-        ("ctxv", string("2")),
+        ("fmt", string("kms1")),
+        ("ctxv", string("1")),
         ("ct", string(KEY_A)),
         ("cmk", string("alias/mine")),
         ("kid", AttributeValue::Bool(true)),

@@ -6,6 +6,10 @@
 //! new setting, may go back to the old one, and disables a KMS key after a clean pass. Rows of others
 //! do not meet these, so one is enough.
 //!
+//! Besides, somebody may run code as rotate-keys: they re-encrypt any ciphertext, another user's too,
+//! towards any context and write it into any row, past every condition. What such a ciphertext is bound to
+//! *inside* they cannot change.
+//!
 //! The condition of a rotation's write is the text that the code sends, [`UNCHANGED`]. A save, a
 //! restore and a delete are transactions with a token: the SDK's attempts at one of them are one step.
 //!
@@ -34,12 +38,36 @@ enum Place {
 }
 use Place::{Current, Previous};
 
-/// Opens where its kid and its KMS key are those of its row.
+/// Whose key something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Owner {
+    Own,
+    Other,
+}
+use Owner::{Other, Own};
+
+/// Opens where its kid and its KMS key are those of its row, and the key inside is the row's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Ciphertext {
     kid: u8,
     under: Kms,
+    /// What the plaintext says: nobody can change it.
+    inside: (Owner, u8),
 }
+
+impl Ciphertext {
+    fn sealed(kid: u8, under: Kms) -> Self {
+        let inside = (Own, kid);
+        Self { kid, under, inside }
+    }
+}
+
+/// Another user's ciphertext: a row of theirs lies elsewhere.
+const FOREIGN: Ciphertext = Ciphertext {
+    kid: 9,
+    under: Old,
+    inside: (Other, 9),
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Row {
@@ -133,6 +161,7 @@ struct State {
     next_kid: u8,
     wishes_left: u8,
     passes_left: u8,
+    redirects_left: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +178,8 @@ enum Step {
     Arrive(usize),
     Deploy,
     Disable,
+    /// A ciphertext into a row with this kid, towards the context of that row.
+    Redirect(Ciphertext, Place, u8, Kms),
 }
 
 /// How much of everything happens.
@@ -160,8 +191,12 @@ struct Rotation {
     same: Vec<&'static str>,
     restores_only_what_is_moved: bool,
     waits_for_the_other_jobs: bool,
+    /// Opening compares what is inside with what is asked for.
+    compares_what_is_inside: bool,
     wishes: u8,
     passes: u8,
+    /// What somebody does who runs code as rotate-keys.
+    redirects: u8,
 }
 
 impl Rotation {
@@ -172,9 +207,22 @@ impl Rotation {
             same: SAME_REVISION.to_vec(),
             restores_only_what_is_moved: true,
             waits_for_the_other_jobs: true,
+            compares_what_is_inside: true,
             wishes,
             passes,
+            redirects: 0,
         }
+    }
+
+    fn compromised(self, redirects: u8) -> Self {
+        Self { redirects, ..self }
+    }
+
+    /// What a row gives to its user.
+    fn gives(&self, state: &State, row: Row) -> Option<(Owner, u8)> {
+        let opens = row.ct.kid == row.kid && row.ct.under == row.cmk && state.is_enabled(row.cmk);
+        let refused = self.compares_what_is_inside && row.ct.inside != (Own, row.kid);
+        (opens && !refused).then_some(row.ct.inside)
     }
 
     fn without(mut self, clauses: &[&str]) -> Self {
@@ -217,10 +265,7 @@ impl Rotation {
         }
         match (under.wish, under.current, under.previous) {
             (Wish::Save(kid), before, _) => {
-                let ct = Ciphertext {
-                    kid,
-                    under: under.seals,
-                };
+                let ct = Ciphertext::sealed(kid, under.seals);
                 let rev = before.map_or(0, |row| row.rev) + 1;
                 let cmk = under.seals;
                 state.current = Some(Row { kid, rev, cmk, ct });
@@ -310,7 +355,7 @@ impl Model for Rotation {
             kid,
             rev,
             cmk: Old,
-            ct: Ciphertext { kid, under: Old },
+            ct: Ciphertext::sealed(kid, Old),
         };
         let none = State {
             current: None,
@@ -326,6 +371,7 @@ impl Model for Rotation {
             next_kid: 3,
             wishes_left: self.wishes,
             passes_left: self.passes,
+            redirects_left: self.redirects,
         };
         let both = State {
             current: Some(row(2, 2)),
@@ -372,6 +418,21 @@ impl Model for Rotation {
             }
         }
         steps.extend((0..state.wire.len()).map(Step::Arrive));
+        if state.redirects_left > 0 {
+            let rows = [state.current, state.previous].into_iter().flatten();
+            for ct in rows.map(|row| row.ct).chain([FOREIGN]) {
+                for place in [Current, Previous]
+                    .into_iter()
+                    .filter(|p| state.row(*p).is_some())
+                {
+                    let own = state.row(place).map_or(0, |row| row.kid);
+                    for kid in [own, ct.kid, ct.inside.1] {
+                        let under = [Old, New].into_iter();
+                        steps.extend(under.map(|kms| Step::Redirect(ct, place, kid, kms)));
+                    }
+                }
+            }
+        }
         let all_enabled = state.enabled == (true, true);
         if all_enabled && state.deployed.next().is_some() {
             steps.push(Step::Deploy);
@@ -503,6 +564,21 @@ impl Model for Rotation {
                 state.deployed = next;
                 state.clean = false;
             }
+            Step::Redirect(ct, place, kid, under) => {
+                state.redirects_left -= 1;
+                let row = state.row(place)?;
+                let ct = Ciphertext { kid, under, ..ct };
+                let cmk = under;
+                state.put(
+                    place,
+                    Row {
+                        kid,
+                        cmk,
+                        ct,
+                        ..row
+                    },
+                );
+            }
             Step::Disable => match state.leaving()? {
                 Old => state.enabled.0 = false,
                 New => state.enabled.1 = false,
@@ -512,16 +588,33 @@ impl Model for Rotation {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
+        // Who may write rows can lose them.
+        fn harmed(model: &Rotation, state: &State) -> bool {
+            state.redirects_left < model.redirects
+        }
         vec![
             Property::always(
                 "every stored key opens under an enabled KMS key",
-                |_, state: &State| state.opens(state.current) && state.opens(state.previous),
+                |model: &Self, state: &State| {
+                    let opens = state.opens(state.current) && state.opens(state.previous);
+                    opens || harmed(model, state)
+                },
             ),
             Property::always(
                 "no key is lost, revived or overwritten",
-                |_, state: &State| {
+                |model: &Self, state: &State| {
                     let kid = |row: Option<Row>| row.map(|row| row.kid);
-                    (kid(state.current), kid(state.previous)) == state.truth
+                    (kid(state.current), kid(state.previous)) == state.truth || harmed(model, state)
+                },
+            ),
+            Property::always(
+                "what opens is the user's own key and the one that is asked for",
+                |model: &Self, state: &State| {
+                    let rows = [state.current, state.previous].into_iter().flatten();
+                    rows.into_iter().all(|row| {
+                        let given = model.gives(state, row);
+                        given.is_none_or(|inside| inside == (Own, row.kid))
+                    })
                 },
             ),
             Property::always(
@@ -530,7 +623,7 @@ impl Model for Rotation {
             ),
             Property::always(
                 "a rotation that is left alone ends",
-                |model: &Self, state| model.ends(state),
+                |model: &Self, state| harmed(model, state) || model.ends(state),
             ),
             Property::sometimes("the old KMS key is disabled", |_, state: &State| {
                 !state.enabled.0
@@ -611,6 +704,7 @@ fn as_written_no_order_of_more_steps_loses_a_key() {
 
 const OPENS: &str = "every stored key opens under an enabled KMS key";
 const KEPT: &str = "no key is lost, revived or overwritten";
+const OWN: &str = "what opens is the user's own key and the one that is asked for";
 const SEEN: &str = "no write lands on a revision it has not read";
 
 /// What is found first when a part of the rules is left out.
@@ -618,6 +712,23 @@ fn breaks(model: Rotation, promise: &str) {
     let (states, broken) = model.explore();
     println!("{broken:?} after {states} states");
     assert!(broken.contains(&promise), "{broken:?} in {states} states");
+}
+
+#[test]
+fn a_compromised_rotation_makes_nothing_open_to_another_key() {
+    let (states, broken) = Rotation::new(1, 1).compromised(1).explore();
+    println!("{states} states");
+    assert!(broken.is_empty(), "{broken:?}");
+    assert!(states > 10_000, "{states}");
+}
+
+#[test]
+fn without_what_is_inside_a_compromised_rotation_hands_out_keys() {
+    let outside = Rotation {
+        compares_what_is_inside: false,
+        ..Rotation::new(1, 1).compromised(1)
+    };
+    breaks(outside, OWN);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use user_api_keys::{
     aws::Aws,
     config::Config,
     https::HttpsError,
-    key_scan::{Fields, KeyScanner, Row},
+    key_scan::{Cursors, Fields, KeyScanner, Row},
     key_table::{Status, TableError},
     problem::Problem,
     provider::Provider,
@@ -41,6 +41,7 @@ const SUPERSEDED: &str = "superseded";
 pub struct Deps {
     deploy_env: String,
     scanner: KeyScanner,
+    cursors: Cursors,
     access: KeyAccess,
     checker: Checker,
     per_second: u16,
@@ -57,6 +58,7 @@ impl Deps {
         Ok(Self {
             deploy_env: config.deploy_env.clone(),
             scanner: KeyScanner::new(aws.dynamodb.clone(), config.table_name.clone()),
+            cursors: Cursors::new(aws.dynamodb.clone(), config.table_name.clone()),
             access: KeyAccess::new(config, aws, NAME, &opens),
             checker: Checker::new(config)?,
             per_second: config.check_per_second,
@@ -105,13 +107,14 @@ pub async fn handle_at(
         function: NAME,
         deploy_env: &deps.deploy_env,
         scanner: &deps.scanner,
+        cursors: &deps.cursors,
         fields: Fields::Record,
         concurrency: Turns::abreast(CONCURRENCY, Some(deps.per_second)),
         outcomes: &[VALID, INVALID, UNKNOWN, SKIPPED, SUPERSEDED],
     };
     let each = |invoked: Arc<Invoked<Job>>, row: Arc<Row>| async move {
         let checked = check(deps, queues, &invoked, &row, clock).await;
-        checked.map_err(|error| error.to_string())
+        checked.map_err(Problem::from)
     };
     sweep.answer(context, event, each).await
 }

@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 
 use fetch_keys::{Deps, handle};
-use lambda_http::{Error, run, service_fn};
+use lambda_http::{Error, service_fn};
 use user_api_keys::{
     aws::{Aws, Connections},
     config::Config,
-    memory, telemetry,
+    gateway, memory, telemetry,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -23,5 +23,5 @@ async fn main() -> Result<(), Error> {
     })
     .await;
     let answer = async |request| Ok::<_, Infallible>(handle(deps, request).await);
-    run(service_fn(answer)).await
+    gateway::run(service_fn(answer)).await
 }

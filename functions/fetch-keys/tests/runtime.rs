@@ -17,7 +17,11 @@ const PUBLIC_KEY: &str = "ck_pub_0123456789abcdef";
 
 /// Puts other bytes where the ciphertext is.
 async fn spoil(lambda: &Lambda) {
-    let bytes = AttributeValue::B(Blob::new(*b"not a ciphertext of this key"));
+    put_ciphertext(lambda, b"not a ciphertext of this key".to_vec()).await;
+}
+
+async fn put_ciphertext(lambda: &Lambda, bytes: Vec<u8>) {
+    let bytes = AttributeValue::B(Blob::new(bytes));
     let update = lambda.services.dynamodb.update_item();
     update
         .table_name(&lambda.services.table_name)
@@ -116,6 +120,113 @@ async fn a_lambda_answers_logs_its_invocation_and_trace_and_raises_the_alarm_of_
     let kinds: Vec<_> = alarms.map(|line| line["kind"].clone()).collect();
     assert_eq!(kinds, ["ciphertext_does_not_open"]);
     assert!(!text.contains(PUBLIC_KEY) && !text.contains(PERSON) && !text.contains("arn:aws"));
+}
+
+/// Puts another user's CopilotKit key where this user's is, as whoever may re-encrypt can.
+async fn redirect(lambda: &Lambda) {
+    let context = |user: &str| {
+        let pairs = [
+            ("purpose", "user-api-key"),
+            ("ctxv", "2"),
+            ("env", "test"),
+            ("user_id", user),
+            ("provider", "copilotkit"),
+            ("kid", "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+        ];
+        Some(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
+    };
+    let (kms, arn) = (&lambda.services.kms, &lambda.services.kms_key_arn);
+    let sealed = kms.encrypt().key_id(arn);
+    let sealed = sealed.set_encryption_context(context("user_bbbbbbbb2"));
+    let inside = b"\x02\0\x04test\0\x0euser_bbbbbbbb2\0\x0acopilotkit\
+        \0\x1a01ARZ3NDEKTSV4RRFFQ69G5FAV\0\x17ck_pub_0123456789abcdef";
+    let sealed = sealed.plaintext(Blob::new(*inside)).send().await.unwrap();
+    let moved = kms
+        .re_encrypt()
+        .ciphertext_blob(sealed.ciphertext_blob.unwrap())
+        .source_key_id(arn)
+        .set_source_encryption_context(context("user_bbbbbbbb2"))
+        .destination_key_id(arn)
+        .set_destination_encryption_context(context(PERSON));
+    let moved = moved.send().await.unwrap().ciphertext_blob.unwrap();
+    put_ciphertext(lambda, moved.into_inner()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirected_key_is_refused_like_any_other_and_rings_by_its_own_name() {
+    let mut lambda = Lambda::start("redirected", &[]).await;
+    lambda.save(Provider::CopilotKit, PUBLIC_KEY).await;
+    spoil(&lambda).await;
+    let in_clear = "fetch-keys/in-clear";
+    let (status, spoiled) = get(&mut lambda, in_clear, &bearer()).await;
+    assert_eq!(status, 500);
+    redirect(&lambda).await;
+    let (status, redirected) = get(&mut lambda, in_clear, &bearer()).await;
+    assert_eq!((status, redirected), (500, spoiled), "no oracle");
+    let (text, lines) = lambda.said().await;
+    let events = lines.iter().filter(|line| line["message"] == "request");
+    let events: Vec<_> = events.map(|line| line["event"].clone()).collect();
+    assert_eq!(events, ["ciphertext_does_not_open", "inner_binding"]);
+    let alarms = lines.iter().filter(|line| line["sealing_failures"] == 1);
+    let kinds: Vec<_> = alarms.map(|line| line["kind"].clone()).collect();
+    assert_eq!(kinds, ["ciphertext_does_not_open", "inner_binding"]);
+    assert!(!text.contains(PUBLIC_KEY));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_aws_denies_rings() {
+    let denying = || async {
+        let body = r#"{"__type":"AccessDeniedException","Message":"User: arn:aws:iam::1:x"}"#;
+        let json = [("content-type", "application/x-amz-json-1.1")];
+        (StatusCode::BAD_REQUEST, json, body)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let kms = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(denying)).await });
+    let mut lambda = Lambda::start("denied", &[("AWS_ENDPOINT_URL_KMS", &kms)]).await;
+    lambda.save(Provider::CopilotKit, PUBLIC_KEY).await;
+    let (status, _) = get(&mut lambda, "fetch-keys/in-clear", &bearer()).await;
+    assert_eq!(status, 500);
+    let (text, lines) = lambda.said().await;
+    let denied = lines.iter().find(|line| line["access_denied"] == 1);
+    assert_eq!(denied.unwrap()["service"], "kms");
+    assert!(!text.contains("arn:aws:iam"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_forwarded_proto_or_host_ends_an_instance() {
+    let mut lambda = Lambda::start("proto", &[]).await;
+    lambda.save(Provider::CopilotKit, PUBLIC_KEY).await;
+    for odd in [
+        Some("http,https"),
+        Some(""),
+        Some("a b"),
+        Some("ünïcödé"),
+        Some("://"),
+        Some("["),
+        None,
+    ] {
+        for name in ["X-Forwarded-Proto", "Host"] {
+            let event = list(|event| {
+                let [one, many] = ["headers", "multiValueHeaders"];
+                event["requestContext"]["domainName"] = json!("keys.example.com");
+                for (map, value) in [(one, json!(odd)), (many, json!([odd]))] {
+                    match odd {
+                        Some(_) => event[map][name] = value,
+                        None => drop(event[map].as_object_mut().unwrap().remove(name)),
+                    }
+                }
+                event["headers"]["Authorization"] = json!(bearer());
+                event["multiValueHeaders"]["Authorization"] = json!([bearer()]);
+            });
+            let (_, answer) = lambda.invoke(event).await;
+            let answer: Value = serde_json::from_slice(&answer).unwrap();
+            assert_eq!(answer["statusCode"], 200, "{name} {odd:?}: {answer}");
+        }
+    }
+    let (_, lines) = lambda.said().await;
+    let requests = lines.iter().filter(|line| line["message"] == "request");
+    assert_eq!(requests.count(), 14, "one instance answered all");
 }
 
 /// The event of a list as API Gateway sends it, with `change` made to it.

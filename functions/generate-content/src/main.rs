@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 
 use generate_content::{Deps, handle, handle_buffered};
-use lambda_http::{Error, run, run_with_streaming_response, service_fn};
+use lambda_http::{Error, service_fn};
 use user_api_keys::{
     aws::{Aws, Connections},
     config::Config,
-    memory, telemetry,
+    gateway, memory, telemetry,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -24,8 +24,8 @@ async fn main() -> Result<(), Error> {
     .await;
     if config.under_sam_local {
         let answer = async |request| Ok::<_, Infallible>(handle_buffered(deps, request).await);
-        return run(service_fn(answer)).await;
+        return gateway::run(service_fn(answer)).await;
     }
     let answer = async |request| Ok::<_, Infallible>(handle(deps, request).await);
-    run_with_streaming_response(service_fn(answer)).await
+    gateway::run_streaming(service_fn(answer)).await
 }

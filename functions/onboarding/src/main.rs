@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 
-use lambda_http::{Error, run, service_fn};
+use lambda_http::{Error, service_fn};
 use onboarding::{Deps, handle};
 use user_api_keys::{
     aws::{Aws, Connections},
     config::Config,
-    memory, telemetry,
+    gateway, memory, telemetry,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -23,5 +23,5 @@ async fn main() -> Result<(), Error> {
     })
     .await;
     let answer = async |request| Ok::<_, Infallible>(handle(deps, request).await);
-    run(service_fn(answer)).await
+    gateway::run(service_fn(answer)).await
 }

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use user_api_keys::{
     aws::Aws,
     config::{Config, Pace},
-    key_scan::{Fields, KeyMover, KeyScanner, Row},
+    key_scan::{Cursors, Fields, KeyMover, KeyScanner, Row},
     key_table::TableError,
     problem::Problem,
     sealing::{Binding, Rewrapper},
@@ -32,6 +32,7 @@ const SKIPPED: &str = "skipped";
 pub struct Deps {
     deploy_env: String,
     scanner: KeyScanner,
+    cursors: Cursors,
     rewrapper: Rewrapper,
     mover: KeyMover,
     pace: Pace,
@@ -45,6 +46,7 @@ impl Deps {
         Self {
             deploy_env: config.deploy_env.clone(),
             scanner: KeyScanner::new(aws.dynamodb.clone(), table()),
+            cursors: Cursors::new(aws.dynamodb.clone(), table()),
             rewrapper: Rewrapper::new(aws.kms.clone(), config),
             mover: KeyMover::new(aws.dynamodb.clone(), table()),
             pace: config.rotate_pace,
@@ -72,6 +74,7 @@ pub async fn handle(
         function: NAME,
         deploy_env: &deps.deploy_env,
         scanner: &deps.scanner,
+        cursors: &deps.cursors,
         fields: Fields::Sealed,
         concurrency: Turns::abreast(deps.pace.concurrency, deps.pace.per_second),
         outcomes: &[REWRAPPED, SUPERSEDED, SKIPPED],
@@ -85,25 +88,23 @@ pub async fn handle(
 }
 
 /// One `ReEncrypt` and one conditional `UpdateItem`, for a row that is not where it should be.
-async fn rewrap(deps: &Deps, turns: &Turns, row: &Row) -> Result<&'static str, String> {
-    let said = |error: TableError| error.to_string();
-    let read = row.revision().map_err(said)?;
+async fn rewrap(deps: &Deps, turns: &Turns, row: &Row) -> Result<&'static str, Problem> {
+    let read = row.revision()?;
     if deps.rewrapper.is_current(&read.sealed) {
         return Ok(SKIPPED);
     }
-    let owner = row.owner().map_err(said)?;
+    let owner = row.owner()?;
     let binding = Binding {
         user: owner.id(),
-        provider: row.provider().map_err(said)?,
+        provider: row.provider()?,
         kid: &read.kid,
     };
     turns.turn().await;
-    let moved = deps.rewrapper.rewrap(&read.sealed, &binding).await;
-    let moved = moved.map_err(|error| error.to_string())?;
+    let moved = deps.rewrapper.rewrap(&read.sealed, &binding).await?;
     let now = OffsetDateTime::now_utc();
     match deps.mover.replace(row, &read, &moved, now).await {
         Ok(()) => Ok(REWRAPPED),
         Err(TableError::Condition | TableError::Conflict) => Ok(SUPERSEDED),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn calls(operation: &str, body: &Value) -> Vec<String> {
         "Encrypt" => Vec::from_iter(kms("Encrypt", "sealing", "EncryptionContext")),
         "Decrypt" => Vec::from_iter(kms("Decrypt", "opening", "EncryptionContext")),
         "ReEncrypt" => [
-            kms("ReEncryptFrom", "opening", "SourceEncryptionContext"),
+            kms("ReEncryptFrom", "older", "SourceEncryptionContext"),
             kms("ReEncryptTo", "sealing", "DestinationEncryptionContext"),
         ]
         .into_iter()
@@ -61,9 +61,10 @@ fn item_call(action: &str, body: &Value) -> Option<String> {
     let mut call = format!("dynamodb:{action}");
     if let Some(partition) = partition {
         // Whose it is says nothing more than that it is a person's.
-        let shape = match partition.starts_with("USER#user_") {
-            true => "USER#user_x",
-            false => partition,
+        let shape = match partition.split_once('#') {
+            Some(("USER", sub)) if sub.starts_with("user_") => "USER#user_x",
+            Some(("JOB", _)) => "JOB#x",
+            _ => partition,
         };
         call.push_str(&format!(" pk={shape}"));
     }
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(
             calls("ReEncrypt", &moved),
             [
-                "kms:ReEncryptFrom key=opening purpose=user-api-key env=ours provider=exa",
+                "kms:ReEncryptFrom key=older purpose=user-api-key env=ours provider=exa",
                 "kms:ReEncryptTo key=sealing purpose=- env=ours provider=-",
             ]
         );

@@ -1,5 +1,6 @@
 //! Stored keys are asked about at their providers, and people see what came of it.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use check_keys::{Deps, handle, handle_at};
 use lambda_http::Context;
 use serde_json::{Value, json};
@@ -274,6 +275,50 @@ async fn keys_that_are_paused_expired_or_replaced_are_left_alone() {
         "{counts}"
     );
     assert_eq!(counts["valid"], 1, "the key in use alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_does_not_open_is_named_with_what_rings() {
+    let stage = stage().await;
+    stage.save(PERSON, "gemini", "key-that-is-good-0001").await;
+    stage
+        .save("user_checked0002", "gemini", "key-that-is-good-0002")
+        .await;
+    let services = &stage.functions.services;
+    let key = |user: &str| {
+        let pk = AttributeValue::S(format!("USER#{user}"));
+        [
+            ("pk".to_owned(), pk),
+            ("sk".to_owned(), AttributeValue::S("KEY#gemini".to_owned())),
+        ]
+        .into()
+    };
+    let get = services
+        .dynamodb
+        .get_item()
+        .table_name(&services.table_name);
+    let other = get
+        .set_key(Some(key("user_checked0002")))
+        .send()
+        .await
+        .unwrap();
+    let update = services
+        .dynamodb
+        .update_item()
+        .table_name(&services.table_name);
+    let update = update
+        .set_key(Some(key(PERSON)))
+        .update_expression("SET ct=:ct");
+    let ct = other.item.unwrap()["ct"].clone();
+    update
+        .expression_attribute_values(":ct", ct)
+        .send()
+        .await
+        .unwrap();
+    let event = json!({"job": "check", "segment": 0, "total_segments": 1});
+    let answer = handle(&stage.deps, None, event).await.unwrap();
+    assert_eq!((answer.counts["valid"], answer.counts["failed"]), (1, 1));
+    assert_eq!(answer.failures[0].event, Some("ciphertext_does_not_open"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

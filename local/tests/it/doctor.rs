@@ -79,8 +79,15 @@ fn every_planted_fault_of_settings_and_files_is_found_with_what_mends_it() {
                     .env("LOCAL_USER_ID", PERSON)
                     .env("CLERK_ISSUER", "https://clerk.test/");
             },
-            "WRONG  CLERK_ISSUER is not as Clerk writes it",
-            "Frontend API URL",
+            "WRONG  CLERK_ISSUER is \"https://clerk.test/\": write it as tokens do",
+            "README.md",
+        ),
+        (
+            |_, doctor| {
+                clerk(doctor).env("CLERK_AUTHORIZED_PARTIES", "app.test");
+            },
+            "WRONG  CLERK_AUTHORIZED_PARTIES has \"app.test\": write exact origins",
+            "README.md",
         ),
         (
             |_, doctor| {
@@ -93,7 +100,7 @@ fn every_planted_fault_of_settings_and_files_is_found_with_what_mends_it() {
             |_, doctor| {
                 doctor.env("ALLOWED_ORIGINS", "https://*.vercel.app");
             },
-            "WRONG  ALLOWED_ORIGINS takes exact origins",
+            "WRONG  ALLOWED_ORIGINS has \"https://*.vercel.app\": write exact origins",
             "README.md",
         ),
         (

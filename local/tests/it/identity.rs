@@ -163,13 +163,7 @@ async fn on_every_route_another_persons_id_in_every_place_changes_and_shows_noth
     let list = list.unwrap();
     // Theirs of before may be over by now.
     let fresh = format!("Bearer {}", token::sign(OTHER).unwrap());
-    let request = event(
-        &list,
-        list.path,
-        &Value::Null,
-        Some(&fresh),
-        PERSON,
-    );
+    let request = event(&list, list.path, &Value::Null, Some(&fresh), PERSON);
     let answer = buffered(stage.app.answer(request).await).await;
     let text = String::from_utf8_lossy(answer.body().as_ref()).into_owned();
     assert_eq!(

@@ -65,7 +65,9 @@ async fn a_sixth_stream_is_429_until_one_of_the_five_ends() {
         open.push(body);
     }
     let (status, body) = stream(&functions, PERSON).await;
-    let problem: Value = serde_json::from_str(&text(body).await).unwrap();
+    let said = text(body).await;
+    assert_eq!(status, 429, "{said}");
+    let problem: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((status, &problem["code"]), (429, &json!("rate_limited")));
     assert!(problem["retry_after"].as_u64().unwrap() >= 1);
     assert!(

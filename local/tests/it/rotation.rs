@@ -279,6 +279,48 @@ async fn an_invocation_stops_in_time_and_the_next_one_goes_on_where_it_stopped()
 }
 
 #[tokio::test]
+async fn a_cursor_names_nobody_and_is_good_for_its_own_segment_of_its_own_job() {
+    let stage = stage().await;
+    let old = Functions::new(&stage.before(), &stage.aws());
+    for slot in &slots(20, "cursor") {
+        old.save(slot, "a-key-among-others-0001").await.unwrap();
+    }
+    let deps = Deps::new(&stage.after(), &stage.aws());
+    let mut context = Context::default();
+    context.deadline = deadline_in(Duration::from_millis(100));
+    let answer = handle(&deps, Some(&context), rewrap(0, 1, &Value::Null))
+        .await
+        .unwrap();
+    let cursor = json!(answer.cursor);
+    let name = cursor.as_str().unwrap();
+    let bytes = name
+        .bytes()
+        .all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+    assert!(bytes && name.len() == 26, "{name}");
+    let said = json!(answer).to_string();
+    assert!(!said.contains("user_") && !said.contains("USER#"), "{said}");
+    for (segment, total) in [(0, 2), (1, 2)] {
+        let problem = handle(&deps, None, rewrap(segment, total, &cursor))
+            .await
+            .unwrap_err();
+        assert_eq!(problem.code().as_str(), "invalid_request");
+    }
+    let other = check_keys::Deps::new(&stage.after(), &stage.aws()).unwrap();
+    let event = json!({"job": "check", "segment": 0, "total_segments": 1, "cursor": cursor});
+    let problem = check_keys::handle(&other, None, event).await.unwrap_err();
+    assert_eq!(problem.code().as_str(), "invalid_request");
+    // As Step Functions does after a lost answer: twice.
+    for _ in 0..2 {
+        assert!(
+            handle(&deps, None, rewrap(0, 1, &cursor))
+                .await
+                .unwrap()
+                .done
+        );
+    }
+}
+
+#[tokio::test]
 async fn only_a_schedules_event_is_worked_on() {
     let stage = stage().await;
     let old = Functions::new(&stage.before(), &stage.aws());
@@ -303,6 +345,17 @@ async fn only_a_schedules_event_is_worked_on() {
         ("invalid_request", "total_segments", json!(1_000_001)),
         ("invalid_request", "cursor", json!("not a cursor")),
         ("invalid_request", "cursor", json!({"pk": "USER#x"})),
+        // One that was never given, and the form that named a user.
+        (
+            "invalid_request",
+            "cursor",
+            json!("01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+        ),
+        (
+            "invalid_request",
+            "cursor",
+            json!("VVNFUiN1c2VyX2FhYWFhYWFhMQpLRVkjZ2VtaW5p"),
+        ),
         ("invalid_request", "user_id", json!("user_aaaaaaaa1")),
     ] {
         let mut event = good.clone();

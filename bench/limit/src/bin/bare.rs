@@ -34,13 +34,23 @@ fn n(number: i64) -> AttributeValue {
 fn context(kid: &str) -> HashMap<String, String> {
     let pairs = [
         ("purpose", "user-api-key"),
-        ("ctxv", "1"),
+        ("ctxv", "2"),
         ("env", "bench"),
         ("user_id", "user_aaaaaaaa1"),
         ("provider", "gemini"),
         ("kid", kid),
     ];
     pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
+/// As the functions seal: the key behind its binding.
+fn plaintext_of(kid: &str, key: &str) -> Vec<u8> {
+    let mut bytes = vec![2];
+    for part in ["bench", "user_aaaaaaaa1", "gemini", kid, key] {
+        bytes.extend([0, part.len().to_le_bytes()[0]]);
+        bytes.extend(part.as_bytes());
+    }
+    bytes
 }
 
 impl Bare {
@@ -118,7 +128,7 @@ impl Bare {
         let encrypt = async {
             let encrypt = self.kms.encrypt().key_id(&self.key_arn);
             let encrypt = encrypt
-                .plaintext(Blob::new("AQ.my-own-gemini-key-0001"))
+                .plaintext(Blob::new(plaintext_of(&kid, "AQ.my-own-gemini-key-0001")))
                 .set_encryption_context(Some(context(&kid)));
             Ok::<_, Error>(encrypt.send().await?)
         };
@@ -126,8 +136,8 @@ impl Bare {
         let mut row: HashMap<_, _> = [
             ("pk", s("USER#user_aaaaaaaa1")),
             ("sk", s("KEY#gemini")),
-            ("fmt", s("kms1")),
-            ("ctxv", s("1")),
+            ("fmt", s("kms2")),
+            ("ctxv", s("2")),
             ("kid", s(&kid)),
             ("cmk", s(&self.key_arn)),
             ("ver", n(1)),
@@ -171,7 +181,8 @@ impl Bare {
         let decrypt = async { Ok::<_, Error>(decrypt.send().await?) };
         let ((), opened) = try_join!(self.record(), decrypt)?;
         let plaintext = opened.plaintext.ok_or("no plaintext")?;
-        Ok(String::from_utf8(plaintext.into_inner())?)
+        let bound = plaintext_of(kid, "").len();
+        Ok(String::from_utf8(plaintext.into_inner().split_off(bound))?)
     }
 
     async fn open(&self) -> Result<Value, Error> {

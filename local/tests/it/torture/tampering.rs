@@ -160,6 +160,16 @@ async fn seal(
     b(sealed.unwrap().ciphertext_blob.unwrap().as_ref())
 }
 
+/// What a function seals: a version, then parts, each after its length in two bytes.
+fn inside(version: u8, parts: [&[u8]; 5]) -> Vec<u8> {
+    let mut bytes = vec![version];
+    for part in parts {
+        bytes.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+        bytes.extend(part);
+    }
+    bytes
+}
+
 fn with(row: &Item, changes: &[(&str, AttributeValue)]) -> Item {
     let mut row = row.clone();
     row.extend(
@@ -264,19 +274,30 @@ async fn nothing_that_is_written_into_the_table_opens_to_another_key_and_each_re
     let kid = row["kid"].as_s().unwrap().clone();
     let right = [
         ("purpose", "user-api-key"),
-        ("ctxv", "1"),
+        ("ctxv", "2"),
         ("env", "production"),
         ("user_id", PERSON),
         ("provider", "gemini"),
         ("kid", kid.as_str()),
     ];
+    let bound = |key: &[u8]| {
+        let parts = [
+            &b"production"[..],
+            PERSON.as_bytes(),
+            b"gemini",
+            kid.as_bytes(),
+            key,
+        ];
+        inside(2, parts)
+    };
+    let good = bound(own.as_bytes());
     // Another KMS with a key of the same name, and one of another.
     let mut elsewhere = Embedded::in_memory().await.unwrap();
     assert_eq!(elsewhere.kms_key_arn, arn);
-    let same_name = seal(&elsewhere.kms, &arn, &right, own.as_bytes()).await;
+    let same_name = seal(&elsewhere.kms, &arn, &right, &good).await;
     elsewhere.new_kms_key().unwrap();
     let foreign = elsewhere.kms_key_arn.clone();
-    let another = seal(&elsewhere.kms, &foreign, &right, own.as_bytes()).await;
+    let another = seal(&elsewhere.kms, &foreign, &right, &good).await;
     let ours = stage.kms.clone();
     let seal_here =
         async |pairs: &[(&str, &str)], text: &[u8]| seal(&ours, &arn, pairs, text).await;
@@ -298,26 +319,63 @@ async fn nothing_that_is_written_into_the_table_opens_to_another_key_and_each_re
         ),
         (
             "not text".to_owned(),
-            seal_here(&right, b"\xff\xfe").await,
+            seal_here(&right, &bound(b"\xff\xfe")).await,
             arn.clone(),
         ),
         (
             "no key".to_owned(),
-            seal_here(&right, b"a b").await,
+            seal_here(&right, &bound(b"a b")).await,
             arn.clone(),
         ),
         (
             "without a context".to_owned(),
-            seal_here(&[], own.as_bytes()).await,
+            seal_here(&[], &good).await,
             arn.clone(),
         ),
     ];
+    // Sealed with the right context, and inside stands something else.
+    let own_parts = [
+        &b"production"[..],
+        PERSON.as_bytes(),
+        b"gemini",
+        kid.as_bytes(),
+        own.as_bytes(),
+    ];
+    let mut insides = vec![
+        own.as_bytes().to_vec(),
+        inside(1, own_parts),
+        inside(3, own_parts),
+    ];
+    for (n, other) in [
+        &b"prod"[..],
+        OTHER.as_bytes(),
+        b"exa",
+        older["kid"].as_s().unwrap().as_bytes(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut parts = own_parts;
+        parts[n] = other;
+        insides.push(inside(2, parts));
+    }
+    insides.extend([
+        [good.as_slice(), b"\0"].concat(),
+        good[..good.len() - 1].to_vec(),
+    ]);
+    for (n, plaintext) in insides.iter().enumerate() {
+        sealed.push((
+            format!("around something else ({n})"),
+            seal_here(&right, plaintext).await,
+            arn.clone(),
+        ));
+    }
     for (n, (name, _)) in right.iter().enumerate() {
         let mut pairs = right;
         pairs[n].1 = "something-else";
         sealed.push((
             format!("another {name}"),
-            seal_here(&pairs, own.as_bytes()).await,
+            seal_here(&pairs, &good).await,
             arn.clone(),
         ));
         let fewer: Vec<_> = right
@@ -326,14 +384,14 @@ async fn nothing_that_is_written_into_the_table_opens_to_another_key_and_each_re
             .collect();
         sealed.push((
             format!("without {name}"),
-            seal_here(&fewer, own.as_bytes()).await,
+            seal_here(&fewer, &good).await,
             arn.clone(),
         ));
     }
     let more = [right.as_slice(), &[("more", "x")]].concat();
     sealed.push((
         "with a pair more".to_owned(),
-        seal_here(&more, own.as_bytes()).await,
+        seal_here(&more, &good).await,
         arn.clone(),
     ));
     for (what, ct, cmk) in sealed {
@@ -349,8 +407,8 @@ async fn nothing_that_is_written_into_the_table_opens_to_another_key_and_each_re
     // What the row says of itself.
     let alias = "arn:aws:kms:us-east-1:000000000000:alias/x";
     for (name, values) in [
-        ("fmt", &["", "plain", "kms2", "KMS1", "kms1 "][..]),
-        ("ctxv", &["", "0", "2", "1.0"][..]),
+        ("fmt", &["", "plain", "kms1", "KMS2", "kms2 "][..]),
+        ("ctxv", &["", "0", "1", "2.0"][..]),
         (
             "cmk",
             &["", "x", alias, foreign.as_str(), &arn.to_uppercase()][..],
