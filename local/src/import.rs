@@ -212,8 +212,8 @@ impl Target {
         let user = found.user.ok_or(Reason::NoSession)?;
         let user = self.stack.person(&user).map_err(|_| Reason::UserId)?;
         let name = found.provider.trim().to_ascii_lowercase();
-        let provider = name.parse().map_err(|_| Reason::Provider)?;
-        let key = ApiKey::parse(found.key).map_err(Reason::Key)?;
+        let provider: Provider = name.parse().map_err(|_| Reason::Provider)?;
+        let key = ApiKey::of(provider, found.key).map_err(Reason::Key)?;
         Ok(Wanted {
             place: found.place,
             user,

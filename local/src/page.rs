@@ -5,7 +5,7 @@
 use lambda_http::{
     Body, Response,
     http::{
-        HeaderValue,
+        HeaderName, HeaderValue,
         header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE},
     },
 };
@@ -15,6 +15,8 @@ use user_api_keys::config::Config;
 const HTML: &str = include_str!("../../web/page/dist/index.html");
 const SCRIPT: &str = include_str!("../../web/page/dist/page.js");
 const STYLE: &str = include_str!("../../web/page/dist/page.css");
+/// No other site's page gets at any of it.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 /// What the page reads its settings from.
 const SETTINGS: &str = "id=\"settings\">{}<";
 
@@ -50,6 +52,7 @@ impl Page {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
+        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
         Some(response)
     }
 }

@@ -4,6 +4,8 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::provider::Provider;
+
 /// Longest key we keep, in bytes; KMS `Encrypt` takes at most 4,096.
 pub const MAX_BYTES: usize = 1_024;
 /// A hint is shown only for keys at least this long, so that it is never most of the key.
@@ -37,10 +39,16 @@ pub enum InvalidApiKey {
     /// Text from a template, such as `your_api_key`.
     #[error("this is a placeholder; paste your own key")]
     Placeholder,
+    /// A key that browsers would be given and that is not a public one.
+    #[error(
+        "this key is handed to browsers, so only a public one is taken, which begins with {0}; paste \
+         that, and replace at its provider what you pasted if it is a secret"
+    )]
+    NotPublic(&'static str),
 }
 
 impl ApiKey {
-    /// Takes a text that could be a key. Never checks a prefix: providers change theirs.
+    /// Takes a text that could be a key. Checks no prefix: providers change theirs.
     ///
     /// # Errors
     /// [`InvalidApiKey`] names the rule that was broken.
@@ -50,6 +58,28 @@ impl ApiKey {
             Some(rule) => Err(rule),
             None => Ok(Self(text)),
         }
+    }
+
+    /// Takes a text that could be a key of `provider`: for one that browsers are given, only a public
+    /// key.
+    ///
+    /// # Errors
+    /// [`InvalidApiKey`] names the rule that was broken.
+    pub fn of(provider: Provider, text: SecretString) -> Result<Self, InvalidApiKey> {
+        let key = Self::parse(text)?;
+        match provider.facts().public_prefix {
+            Some(prefix) if !key.is_public(provider) => Err(InvalidApiKey::NotPublic(prefix)),
+            _ => Ok(key),
+        }
+    }
+
+    /// Whether browsers may be given this key of `provider`.
+    #[must_use]
+    pub fn is_public(&self, provider: Provider) -> bool {
+        let prefix = provider.facts().public_prefix;
+        // EXPOSE: to look at how it begins; nothing is kept.
+        let rest = prefix.and_then(|prefix| self.expose().strip_prefix(prefix));
+        rest.is_some_and(|rest| !rest.is_empty())
     }
 
     /// The bytes. Every caller says why in an `// EXPOSE:` comment.
@@ -158,6 +188,34 @@ mod tests {
             assert!(parse(text).is_ok(), "{text}");
         }
         assert!(parse(&"k".repeat(MAX_BYTES)).is_ok());
+    }
+
+    #[test]
+    fn only_a_public_key_is_taken_where_browsers_are_given_it() {
+        let of = |provider, text: &str| ApiKey::of(provider, SecretString::from(text)).err();
+        let not_public = Some(InvalidApiKey::NotPublic("ck_pub_"));
+        for text in [
+            "sk-ant-a-secret-key-by-mistake-0001",
+            "ck_priv_0123456789abcdef",
+            "ck_0123456789abcdef",
+            "CK_PUB_0123456789abcdef",
+            "ck_pub_",
+            "ck_pub0123456789abcdef",
+            "xck_pub_0123456789abcdef",
+            "\"ck_pub_0123456789abcdef\"",
+        ] {
+            assert_eq!(of(Provider::CopilotKit, text), not_public, "{text}");
+        }
+        assert_eq!(of(Provider::CopilotKit, "ck_pub_0"), None);
+        assert_eq!(
+            of(Provider::CopilotKit, "ck_pub_ 0"),
+            Some(InvalidApiKey::Space)
+        );
+        for &provider in Provider::ALL.iter().filter(|p| !p.browser_safe()) {
+            assert_eq!(of(provider, "ck_priv_0"), None);
+            let key = parse("ck_pub_0").ok();
+            assert_eq!(key.map(|key| key.is_public(provider)), Some(false));
+        }
     }
 
     #[test]

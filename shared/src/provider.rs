@@ -11,7 +11,7 @@ macro_rules! providers {
     ($($variant:ident { name: $name:literal, title: $title:literal, env: $env:literal,
         base_url_env: $base_url_env:literal, base_url: $base_url:literal, check: $check:expr,
         writes: $writes:expr, get_key_at: $url:literal, required: $required:literal,
-        frontend_env: $frontend_env:expr })*) => {
+        frontend_env: $frontend_env:expr, public_prefix: $public_prefix:expr })*) => {
         /// A provider whose keys we keep.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Provider {
@@ -29,6 +29,7 @@ macro_rules! providers {
                     $(Self::$variant => const { &Facts {
                         name: $name, title: $title, env: $env, base_url_env: $base_url_env,
                         base_url: $base_url, check: $check, writes: $writes, get_key_at: $url, required: $required, frontend_env: $frontend_env,
+                        public_prefix: $public_prefix,
                     } },)*
                 }
             }
@@ -59,6 +60,9 @@ pub struct Facts {
     pub required: bool,
     /// Its line in `frontend/.env`; only a browser-safe (public) key has one.
     pub frontend_env: Option<&'static str>,
+    /// What a public key begins with. A browser-safe key has one, so that a secret that is pasted in
+    /// its place is never published.
+    pub public_prefix: Option<&'static str>,
 }
 
 /// How a key travels to its provider: never in a URL.
@@ -139,19 +143,20 @@ providers! {
         writes: Some(Writes { dialect: Dialect::Gemini, key: GOOGLE, model_env: "GEMINI_MODEL",
             model: "gemini-3.8-flash" }),
         get_key_at: "https://aistudio.google.com/apikey",
-        required: true, frontend_env: None }
+        required: true, frontend_env: None, public_prefix: None }
     Exa { name: "exa", title: "Exa", env: "EXA_API_KEY",
         base_url_env: "EXA_BASE_URL", base_url: "https://api.exa.ai",
         check: None,
         writes: None,
         get_key_at: "https://dashboard.exa.ai/api-keys",
-        required: true, frontend_env: None }
+        required: true, frontend_env: None, public_prefix: None }
     CopilotKit { name: "copilotkit", title: "CopilotKit", env: "COPILOTKIT_API_KEY",
         base_url_env: "COPILOTKIT_BASE_URL", base_url: "https://api.cloud.copilotkit.ai",
         check: None,
         writes: None,
         get_key_at: "https://cloud.copilotkit.ai",
-        required: true, frontend_env: Some("REACT_APP_COPILOTKIT_API_KEY") }
+        required: true, frontend_env: Some("REACT_APP_COPILOTKIT_API_KEY"),
+        public_prefix: Some("ck_pub_") }
     OpenAi { name: "openai", title: "OpenAI", env: "OPENAI_API_KEY",
         base_url_env: "OPENAI_BASE_URL", base_url: "https://api.openai.com",
         check: Some(FreeCheck {
@@ -161,7 +166,7 @@ providers! {
         writes: Some(Writes { key: BEARER, model_env: "OPENAI_MODEL", model: "gpt-5-mini",
             dialect: Dialect::Chat { max_tokens: "max_completion_tokens", asks_for_usage: true } }),
         get_key_at: "https://platform.openai.com/api-keys",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
     Anthropic { name: "anthropic", title: "Anthropic", env: "ANTHROPIC_API_KEY",
         base_url_env: "ANTHROPIC_BASE_URL", base_url: "https://api.anthropic.com",
         check: Some(FreeCheck {
@@ -169,44 +174,44 @@ providers! {
         writes: Some(Writes { dialect: Dialect::Messages, key: ANTHROPIC,
             model_env: "ANTHROPIC_MODEL", model: "claude-sonnet-4-5" }),
         get_key_at: "https://console.anthropic.com/settings/keys",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
     Mistral { name: "mistral", title: "Mistral", env: "MISTRAL_API_KEY",
         base_url_env: "MISTRAL_BASE_URL", base_url: "https://api.mistral.ai",
         check: Some(FreeCheck { path: "/v1/models", key: BEARER, refusals: &[(401, "")] }),
         writes: Some(Writes { key: BEARER, model_env: "MISTRAL_MODEL", model: "mistral-small-latest",
             dialect: Dialect::Chat { max_tokens: "max_tokens", asks_for_usage: false } }),
         get_key_at: "https://console.mistral.ai/api-keys",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
     Tavily { name: "tavily", title: "Tavily", env: "TAVILY_API_KEY",
         base_url_env: "TAVILY_BASE_URL", base_url: "https://api.tavily.com",
         check: Some(FreeCheck { path: "/usage", key: BEARER, refusals: &[(401, "")] }),
         writes: None,
         get_key_at: "https://app.tavily.com",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
     Serper { name: "serper", title: "Serper", env: "SERPER_API_KEY",
         base_url_env: "SERPER_BASE_URL", base_url: "https://google.serper.dev",
         check: None,
         writes: None,
         get_key_at: "https://serper.dev/api-key",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
     Firecrawl { name: "firecrawl", title: "Firecrawl", env: "FIRECRAWL_API_KEY",
         base_url_env: "FIRECRAWL_BASE_URL", base_url: "https://api.firecrawl.dev",
         check: Some(FreeCheck { path: "/v2/team/credit-usage", key: BEARER, refusals: &[(401, "")] }),
         writes: None,
         get_key_at: "https://www.firecrawl.dev/app/api-keys",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
     Stability { name: "stability", title: "Stability AI", env: "STABILITY_API_KEY",
         base_url_env: "STABILITY_BASE_URL", base_url: "https://api.stability.ai",
         check: None,
         writes: None,
         get_key_at: "https://platform.stability.ai/account/keys",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
     WaveSpeed { name: "wavespeed", title: "WaveSpeed", env: "WAVESPEED_API_KEY",
         base_url_env: "WAVESPEED_BASE_URL", base_url: "https://api.wavespeed.ai",
         check: None,
         writes: None,
         get_key_at: "https://wavespeed.ai/accesskey",
-        required: false, frontend_env: None }
+        required: false, frontend_env: None, public_prefix: None }
 }
 
 /// No provider of that name.
@@ -327,8 +332,11 @@ mod tests {
     }
 
     #[test]
-    fn only_copilotkit_is_browser_safe() {
+    fn only_copilotkit_is_browser_safe_and_it_knows_how_a_public_key_begins() {
         let safe: Vec<_> = Provider::ALL.iter().filter(|p| p.browser_safe()).collect();
         assert_eq!(safe, [&Provider::CopilotKit]);
+        for facts in Provider::ALL.iter().map(|p| p.facts()) {
+            assert_eq!(facts.frontend_env.is_some(), facts.public_prefix.is_some());
+        }
     }
 }

@@ -6,7 +6,7 @@ use lambda_http::{Body, Request, Response, http::Method};
 use serde::Serialize;
 use user_api_keys::{
     api_key::ApiKey,
-    audit::{self, AuditReader},
+    audit::{self, AuditReader, Outcome},
     aws::Aws,
     config::Config,
     developer_keys::DeveloperKeys,
@@ -16,7 +16,7 @@ use user_api_keys::{
     provider::Provider,
     rate_limit::Class,
     usage::{self, UsageReader},
-    user_api_keys::{KeyAccess, UserApiKeys},
+    user_api_keys::{Credential, KeyAccess, UserApiKeys},
 };
 use utoipa::{OpenApi, ToSchema};
 
@@ -188,19 +188,29 @@ async fn list(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Proble
 
 /// Read the browser-safe keys in clear; in Local mode all of them.
 ///
-/// One `Query`, and for each key shown in clear one `GetItem` and one `Decrypt`.
+/// One `Query`, and for each key shown in clear one `GetItem` and one `Decrypt`. A browser-safe key
+/// that is not public, from before only public ones were taken, is absent in Production.
 #[utoipa::path(
     get,
     path = "/api/onboarding/api-keys/onboarding",
-    responses((status = 200, description = "in clear, the others absent", body = KeysAnswer))
+    params(("provider" = Option<Provider>, Query, description = "this one alone; all, if left out")),
+    responses(
+        (status = 200, description = "in clear, the others absent", body = KeysAnswer),
+        (status = 400, description = "unknown_provider"),
+    )
 )]
 async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
+    let one: Option<Provider> = call.query("provider").map(|p| p.parse()).transpose()?;
     let keys = deps.lister.list(&call.user).await?;
     let mine = UserApiKeys::of(&call.user, &deps.access, deps.developer.as_ref());
     let mut api_keys = BTreeMap::new();
-    for &provider in deps.in_clear {
+    let wanted = |provider: &&Provider| one.is_none_or(|one| one == **provider);
+    for &provider in deps.in_clear.iter().filter(wanted) {
         let event = call.event(audit::Action::Export, Some(provider), None);
         match mine.get(provider, &event).await {
+            Ok(opened) if deps.developer.is_none() && !opened.key.is_public(provider) => {
+                withhold(deps, call, &opened.credential).await;
+            }
             Ok(opened) => {
                 api_keys.insert(provider.name(), Some(in_clear(&opened.key)));
             }
@@ -209,6 +219,19 @@ async fn onboarding(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, 
         }
     }
     answer(deps, call, api_keys, keys)
+}
+
+/// A secret was saved in a public key's place: it is not published, and the record says so.
+async fn withhold(deps: &Deps, call: &Call<Action>, credential: &Credential) {
+    let Credential { provider, kid, .. } = credential;
+    tracing::warn!(
+        provider = provider.name(),
+        request_id = %call.request_id,
+        "not public, so it was not handed out"
+    );
+    let event = call.event(audit::Action::Export, Some(*provider), Some(kid));
+    let audit = &deps.access.audit;
+    audit.note(&call.user, &event, Outcome::Refused).await;
 }
 
 fn in_clear(key: &ApiKey) -> String {

@@ -229,6 +229,27 @@ async fn no_forwarded_proto_or_host_ends_an_instance() {
     assert_eq!(requests.count(), 14, "one instance answered all");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_a_public_keys_place_is_handed_to_no_browser_and_the_record_says_so() {
+    let secret = "sk-ant-a-secret-key-by-mistake-0001";
+    let mut lambda = Lambda::start("published", &[]).await;
+    lambda.save(Provider::CopilotKit, secret).await;
+    let (status, shown) = get(&mut lambda, "fetch-keys/in-clear", &bearer()).await;
+    assert_eq!((status, &shown["api_keys"]), (200, &json!({})));
+    let (_, trail) = get(&mut lambda, "fetch-keys/audit", &bearer()).await;
+    let newest = &trail["records"][0];
+    assert_eq!(
+        (&newest["action"], &newest["outcome"], &newest["provider"]),
+        (&json!("export"), &json!("refused"), &json!("copilotkit"))
+    );
+    let (text, lines) = lambda.said().await;
+    let said = lines
+        .iter()
+        .find(|line| line["message"] == "not public, so it was not handed out");
+    assert_eq!(said.unwrap()["provider"], "copilotkit");
+    assert!(!text.contains(secret));
+}
+
 /// The event of a list as API Gateway sends it, with `change` made to it.
 fn list(change: impl FnOnce(&mut Value)) -> Value {
     let text = include_str!("../../../events/fetch-keys/list.json");

@@ -169,7 +169,7 @@ fn rfc3339(time: OffsetDateTime) -> Result<String, Problem> {
 
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"steps": [], "total_steps": 6, "providers": [{"provider": "gemini",
-    "name": "Google Gemini", "required": true}]}))]
+    "name": "Google Gemini", "required": true, "can_be_tested": true}]}))]
 struct ConfigAnswer {
     steps: Vec<ShownStep>,
     total_steps: usize,
@@ -183,6 +183,8 @@ struct ShownProvider {
     provider: &'static str,
     name: &'static str,
     required: bool,
+    /// Whether the provider has a free call that tells whether a key works.
+    can_be_tested: bool,
 }
 
 /// Read steps and providers, the same for everybody.
@@ -196,6 +198,7 @@ pub(crate) fn config() -> Result<Response<Body>, Problem> {
         provider: provider.name(),
         name: provider.facts().title,
         required: provider.facts().required,
+        can_be_tested: provider.facts().check.is_some(),
     };
     json(&ConfigAnswer {
         steps: Session::default().shown_steps(),

@@ -21,7 +21,7 @@ use crate::{Action, BODY_MAX_BYTES, Deps};
 struct FrontendEnvRequest {
     #[schema(pattern = "^REACT_APP_COPILOTKIT_API_KEY$")]
     key: String,
-    #[schema(value_type = String, min_length = 1, max_length = 1024, pattern = "^[!-~]+$")]
+    #[schema(value_type = String, min_length = 8, max_length = 1024, pattern = "^ck_pub_[!-~]+$")]
     value: SecretString,
     /// Not kept.
     #[serde(rename = "description")]
@@ -69,7 +69,7 @@ pub(crate) async fn frontend_env(
     let found = all.find(|(_, name)| *name == request.key);
     let (provider, name) =
         found.ok_or_else(|| Problem::invalid_request(format!("Send {FRONTEND_ENV_SHAPE}.")))?;
-    let key = ApiKey::parse(request.value)?;
+    let key = ApiKey::of(provider, request.value)?;
     let event = call.event(audit::Action::FrontendEnv, Some(provider), None);
     deps.audit.write(&call.user, &event, Outcome::Ok).await?;
     let written = developer.save_for_browser(name, &key);

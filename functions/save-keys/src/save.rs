@@ -108,7 +108,7 @@ pub(crate) struct SavedKey<'a> {
 pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Problem> {
     let request: SaveRequest = call.json(BODY_MAX_BYTES, SAVE_SHAPE)?;
     let provider: Provider = request.provider.parse()?;
-    let key = ApiKey::parse(request.api_key)?;
+    let key = ApiKey::of(provider, request.api_key)?;
     let description = request.description.filter(|text| !text.is_empty());
     let days_fit = |days| (1..=EXPIRES_IN_DAYS_MAX).contains(&days);
     if !fits(description.as_deref()) || !request.expires_in_days.is_none_or(days_fit) {

@@ -109,7 +109,11 @@ fn browser(backend: &DotenvFile, frontend: &DotenvFile, findings: &mut Findings)
             continue;
         };
         let ours = backend.get(provider.facts().env).ok().flatten();
-        match (ours, frontend.get(name)) {
+        let theirs = frontend.get(name);
+        if let Ok(Some(text)) = &theirs {
+            public(*provider, text, name, frontend, findings);
+        }
+        match (ours, theirs) {
             (_, Err(error)) => findings.wrong(
                 format_args!("{}: {error}", frontend.path().display()),
                 "the browser does not get its key; mend or move the file",
@@ -123,5 +127,21 @@ fn browser(backend: &DotenvFile, frontend: &DotenvFile, findings: &mut Findings)
             ),
             _ => {}
         }
+    }
+}
+
+/// Whether what every visitor's browser gets is meant for it.
+fn public(
+    provider: Provider,
+    text: &str,
+    name: &str,
+    frontend: &DotenvFile,
+    findings: &mut Findings,
+) {
+    if let Err(rule) = ApiKey::of(provider, SecretString::from(text.to_owned())) {
+        findings.wrong(
+            format_args!("{name} in {}: {rule}", frontend.path().display()),
+            "every visitor of the front end can read it; take the line out and save the public key",
+        );
     }
 }

@@ -3,7 +3,7 @@
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use crate::harness::{PERSON, Server, clerk, command, folder, start};
+use crate::harness::{PERSON, Server, clerk, command, folder, key_for, start};
 
 const OTHER: &str = "user_bbbbbbbb2";
 const KEYS: &str = "/api/onboarding/api-keys";
@@ -340,6 +340,67 @@ async fn in_production_only_the_public_key_comes_back_in_clear_and_in_local_mode
 }
 
 #[tokio::test]
+async fn a_key_that_browsers_are_given_is_a_public_one_or_refused() {
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("frontend")).unwrap();
+    let in_production = production(&folder);
+    let in_local = start(&mut command(folder.path(), &["--port", "0", "--in-memory"]));
+    let name = "REACT_APP_COPILOTKIT_API_KEY";
+    for secret in [
+        "sk-ant-a-secret-key-by-mistake-0001",
+        "ck_priv_0123456789abcdef",
+        "CK_PUB_0123456789abcdef",
+        "ck_pub_",
+    ] {
+        let line = Some(json!({"key": name, "value": secret}));
+        for (status, answer) in [
+            in_production.save(Some(PERSON), "copilotkit", secret).await,
+            in_local.save(None, "copilotkit", secret).await,
+            in_local
+                .call("POST", "/api/frontend-env/update", None, line)
+                .await,
+        ] {
+            let (code, detail) = (&answer["code"], answer["detail"].to_string());
+            assert_eq!((status, code), (400, &json!("invalid_api_key")));
+            assert!(detail.contains("begins with ck_pub_"), "{detail}");
+            assert!(secret == "ck_pub_" || !detail.contains(secret), "{detail}");
+        }
+    }
+    for (server, user) in [(&in_production, Some(PERSON)), (&in_local, None)] {
+        let (_, list) = server.call("GET", KEYS, user, None).await;
+        assert_eq!(list["configured_providers"], json!([]));
+    }
+    for file in ["backend/.env", "frontend/.env"] {
+        assert!(!folder.path().join(file).exists(), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn keys_in_clear_are_one_providers_where_it_is_named() {
+    let folder = folder();
+    let server = start(&mut command(folder.path(), &["--port", "0", "--in-memory"]));
+    server.save(None, "gemini", KEY).await;
+    let public = "ck_pub_0123456789abcdef";
+    server.save(None, "copilotkit", public).await;
+    let keys = async |query: &str| {
+        let path = format!("{KEYS}/onboarding{query}");
+        let (status, answer) = server.call("GET", &path, None, None).await;
+        (status, answer["api_keys"].clone())
+    };
+    let all = json!({"gemini": KEY, "copilotkit": public});
+    assert_eq!(keys("").await, (200, all));
+    let one = json!({"copilotkit": public});
+    assert_eq!(keys("?provider=copilotkit").await, (200, one));
+    assert_eq!(keys("?provider=exa").await, (200, json!({})));
+    assert_eq!(keys("?provider=nobody").await, (400, Value::Null));
+    let server = production(&folder);
+    server.save(Some(PERSON), "gemini", KEY).await;
+    let path = format!("{KEYS}/onboarding?provider=gemini");
+    let (_, answer) = server.call("GET", &path, Some(PERSON), None).await;
+    assert_eq!(answer["api_keys"], json!({}), "a secret one stays absent");
+}
+
+#[tokio::test]
 async fn a_refused_key_an_odd_model_and_an_empty_prompt_each_have_their_failure() {
     let folder = folder();
     let server = production(&folder);
@@ -579,7 +640,8 @@ async fn validate_looks_at_the_required_three_and_answers_get_and_post() {
         json!({"valid": false, "status": "missing", "checked_at": null})
     );
     for provider in ["gemini", "exa", "copilotkit"] {
-        server.save(Some(PERSON), provider, KEY).await;
+        let key = key_for(provider, KEY);
+        assert_eq!(server.save(Some(PERSON), provider, &key).await.0, 200);
     }
     let (status, all) = server
         .call("POST", &path, Some(PERSON), Some(json!({})))

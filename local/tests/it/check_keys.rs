@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 use user_api_keys::{aws::Aws, invocation::deadline_in};
 
-use crate::harness::{InProcess, production};
+use crate::harness::{InProcess, key_for, production};
 
 const KEYS: &str = "/api/onboarding/api-keys";
 const PERSON: &str = "user_checked0001";
@@ -82,7 +82,7 @@ async fn exactly_the_bad_keys_become_invalid_and_only_after_a_second_refusal_a_d
         let user = format!("user_checked{n:08}");
         for provider in checked.into_iter().chain(unasked) {
             let kind = ["good", "bad", "busy"][n % 3];
-            let key = format!("key-that-is-{kind}-of-{provider}-{n}");
+            let key = key_for(provider, &format!("key-that-is-{kind}-of-{provider}-{n}"));
             stage.save(&user, provider, &key).await;
             all.push((user.clone(), provider, kind));
         }
@@ -140,7 +140,8 @@ async fn exactly_the_bad_keys_become_invalid_and_only_after_a_second_refusal_a_d
 async fn the_person_sees_it_everywhere_and_on_the_record_and_a_new_key_starts_anew() {
     let stage = stage().await;
     for provider in ["gemini", "exa", "copilotkit"] {
-        stage.save(PERSON, provider, "key-that-went-bad-0001").await;
+        let key = key_for(provider, "key-that-went-bad-0001");
+        stage.save(PERSON, provider, &key).await;
     }
     stage.run("check", Duration::ZERO).await;
     stage.run("recheck", Duration::days(1)).await;

@@ -151,6 +151,15 @@ fn every_planted_fault_of_settings_and_files_is_found_with_what_mends_it() {
         ),
         (
             |folder, _| {
+                fs::create_dir_all(folder.join("frontend")).unwrap();
+                let line = "REACT_APP_COPILOTKIT_API_KEY=ck_priv_0002\n";
+                fs::write(folder.join("frontend/.env"), line).unwrap();
+            },
+            "WRONG  REACT_APP_COPILOTKIT_API_KEY in frontend/.env: this key is handed to browsers",
+            "take the line out",
+        ),
+        (
+            |folder, _| {
                 fs::create_dir_all(folder.join(".local")).unwrap();
                 fs::write(folder.join(".local/kms.json"), "{").unwrap();
             },

@@ -41,6 +41,14 @@ pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// A key that `provider` can be given: CopilotKit's is public and begins accordingly.
+pub(crate) fn key_for(provider: &str, key: &str) -> String {
+    match provider {
+        "copilotkit" => format!("ck_pub_{key}"),
+        _ => key.to_owned(),
+    }
+}
+
 pub(crate) fn clerk(command: &mut Command) -> &mut Command {
     command
         .env("CLERK_JWT_KEY", token::PUBLIC_KEY)

@@ -9,7 +9,7 @@ use local::{
 use serde_json::{Value, json};
 use user_api_keys::{endpoint::Route, events::buffered};
 
-use crate::harness::{InProcess, PERSON};
+use crate::harness::{InProcess, PERSON, key_for};
 
 const OTHER: &str = "user_bbbbbbbb2";
 const KEY_OF_OTHER: &str = "AQ.key-of-person-b-7777";
@@ -85,7 +85,7 @@ async fn stage() -> InProcess {
                 (route.method.as_str(), route.path) == ("POST", "/api/onboarding/api-keys")
             });
             let save = save.unwrap();
-            let body = json!({"provider": provider, "api_key": key});
+            let body = json!({"provider": provider, "api_key": key_for(provider, key)});
             let bearer = format!("Bearer {}", token::sign(user).unwrap());
             let request = event(&save, save.path, &body, Some(&bearer), "-");
             let answer = buffered(stage.app.answer(request).await).await;
@@ -100,7 +100,7 @@ async fn on_every_route_another_persons_id_in_every_place_changes_and_shows_noth
     let stage = stage().await;
     let before = stage.rows(OTHER).await;
     assert!(before.len() > 6, "keys, checks and counts");
-    let token_of_other = token::sign(OTHER).unwrap();
+    let token_of_other = token::sign_for(OTHER, 3_600).unwrap();
     let bearer_of_other = format!("Bearer {token_of_other}");
     let bearer = format!("Bearer {}", token::sign_for(PERSON, 3_600).unwrap());
     let mut ok = 0;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{PERSON, Server, clerk, command, folder, start};
+use crate::harness::{PERSON, Server, clerk, command, folder, key_for, start};
 
 const OTHER: &str = "user_bbbbbbbb2";
 
@@ -31,7 +31,11 @@ async fn walk(server: &Server, user: Option<&str>) {
     for provider in ["gemini", "exa", "copilotkit"] {
         assert_eq!(
             server
-                .save(user, provider, "AQ.canary-of-a-person-0001")
+                .save(
+                    user,
+                    provider,
+                    &key_for(provider, "AQ.canary-of-a-person-0001")
+                )
                 .await
                 .0,
             200

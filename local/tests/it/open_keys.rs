@@ -4,7 +4,7 @@ use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use user_api_keys::provider::Provider;
 
-use crate::harness::{PERSON, Server, clerk, command, folder, start};
+use crate::harness::{PERSON, Server, clerk, command, folder, key_for, start};
 
 const OTHER: &str = "user_bbbbbbbb2";
 const KEY: &str = "AQ.key-of-person-a-0001";
@@ -61,17 +61,16 @@ async fn a_key_of_every_provider_is_handed_out() {
         .iter()
         .map(|provider| provider.name())
         .collect();
+    let key_of = |name: &str| key_for(name, &format!("key-of-{name}-0001"));
     for name in &names {
-        let (status, _) = server
-            .save(Some(PERSON), name, &format!("key-of-{name}-0001"))
-            .await;
+        let (status, _) = server.save(Some(PERSON), name, &key_of(name)).await;
         assert_eq!(status, 200, "{name}");
     }
     let event = json!({"token": token(PERSON), "providers": names, "purpose": "everything"});
     let answer = invoke(&server, event).await;
     for name in &names {
         let key = &answer["keys"][name]["api_key"];
-        assert_eq!(key, &json!(format!("key-of-{name}-0001")));
+        assert_eq!(key, &json!(key_of(name)));
     }
 }
 

@@ -290,6 +290,8 @@ async fn the_page_is_the_same_for_everybody_and_lets_in_no_script_but_its_own() 
             "{policy}"
         );
         assert!(!policy.contains("unsafe"), "{policy}");
+        assert!(policy.ends_with("frame-ancestors 'none'"), "{policy}");
+        assert_eq!(header("cross-origin-resource-policy"), "same-origin");
         let text = answer.text().await.unwrap();
         assert!(
             text.contains(holds) && !text.contains("AQ.planted"),

@@ -102,7 +102,8 @@ export interface paths {
         };
         /**
          * Read the browser-safe keys in clear; in Local mode all of them.
-         * @description One `Query`, and for each key shown in clear one `GetItem` and one `Decrypt`.
+         * @description One `Query`, and for each key shown in clear one `GetItem` and one `Decrypt`. A browser-safe key
+         *     that is not public, from before only public ones were taken, is absent in Production.
          */
         get: operations["onboarding"];
         put?: never;
@@ -495,6 +496,7 @@ export interface components {
          * @example {
          *       "providers": [
          *         {
+         *           "can_be_tested": true,
          *           "name": "Google Gemini",
          *           "provider": "gemini",
          *           "required": true
@@ -787,6 +789,8 @@ export interface components {
             total_steps: number;
         };
         OnboardingProvider: {
+            /** @description Whether the provider has a free call that tells whether a key works. */
+            can_be_tested: boolean;
             name: string;
             provider: components["schemas"]["Provider"];
             required: boolean;
@@ -1546,7 +1550,10 @@ export interface operations {
     };
     onboarding: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description this one alone; all, if left out */
+                provider?: components["schemas"]["Provider"];
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -1562,6 +1569,7 @@ export interface operations {
                     "application/json": components["schemas"]["KeysAnswer"];
                 };
             };
+            400: components["responses"]["400.unknown_provider"];
             401: components["responses"]["401.unauthorized"];
             403: components["responses"]["403.forbidden"];
             429: components["responses"]["429.rate_limited"];

@@ -35,3 +35,22 @@ export function ago(at: string): string {
   const days = Math.floor((Date.now() - Date.parse(at)) / 86_400_000);
   return days <= 0 ? "today" : new Intl.RelativeTimeFormat(undefined, { numeric: "auto" }).format(-days, "day");
 }
+
+/** Puts a text there; nothing is touched where it is there already. */
+export function put(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** A button that becomes a link once it is known where to. */
+export function link(text: string, where: () => Promise<[href: string, text: string] | null>): HTMLElement {
+  const button = el("button", { type: "button", class: "link", click: async () => {
+    const found = await where();
+    if (!found || !button.isConnected) return;
+    const anchor = el("a", { href: found[0], target: "_blank", rel: "noreferrer noopener" }, found[1]);
+    // Who has gone on meanwhile stays where they are.
+    const here = document.activeElement === button;
+    button.replaceWith(anchor);
+    if (here) anchor.focus();
+  } }, text);
+  return button;
+}

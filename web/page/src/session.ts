@@ -1,15 +1,7 @@
 /** Who is using the page: the local developer, or whoever Clerk says. */
-import { el } from "./dom.js";
-
-interface Clerk {
-  load(): Promise<void>;
-  user: { primaryEmailAddress?: { emailAddress: string } | null } | null | undefined;
-  session: { getToken(): Promise<string | null> } | null | undefined;
-  openSignIn(): void;
-  signOut(): Promise<void>;
-  addListener(listener: () => void): void;
-}
-declare global { interface Window { Clerk?: Clerk } }
+import { loadClerk, type Clerk } from "./clerk.js";
+import { el, put } from "./dom.js";
+import * as publicKey from "./public-key.js";
 
 interface Settings { apiUrl?: string; missing?: string; clerk?: { publishableKey: string; frontendApi: string } }
 
@@ -20,37 +12,52 @@ export const settings: Settings = {
   ...(JSON.parse(document.getElementById("settings")?.textContent || "{}") as Settings),
 };
 
-/** Clerk's own browser library, from the instance itself, as Clerk wants it. */
-async function loadClerk(clerk: NonNullable<Settings["clerk"]>): Promise<Clerk> {
-  await new Promise<void>((resolve, reject) => {
-    const script = el("script", { src: `${clerk.frontendApi}/npm/@clerk/clerk-js@5/dist/clerk.browser.js`, "data-clerk-publishable-key": clerk.publishableKey, crossorigin: "anonymous" });
-    script.addEventListener("load", () => resolve());
-    script.addEventListener("error", () => reject(new Error("The sign-in service cannot be reached. Check the connection and load the page again.")));
-    document.head.append(script);
-  });
-  const loaded = window.Clerk;
-  if (!loaded) throw new Error("The sign-in service did not start. Load the page again.");
-  await loaded.load();
-  return loaded;
-}
+/** The developer's name where nobody signs in. */
+const DEVELOPER = "local";
 
-/** Signs in where Clerk is configured; `ready` each time somebody is there, with where their token comes from. */
-export async function begin(who: HTMLElement, ready: (token: () => Promise<string | null>) => void): Promise<void> {
+/** Signs in where Clerk is configured; `ready` once somebody is there, with where their token comes from. */
+export async function begin(who: HTMLElement, ready: (user: string, token: () => Promise<string | null>) => void): Promise<void> {
   if (settings.missing) throw new Error(`People sign in here, and the page does not know where: set ${settings.missing}.`);
   if (!settings.clerk) {
     who.textContent = "Local mode: these are the developer's own keys.";
-    return ready(async () => null);
+    return ready(DEVELOPER, async () => null);
   }
   const clerk = await loadClerk(settings.clerk);
-  let before: unknown = null;
+  /** Whose page this is; `undefined` until that is known. */
+  let now: string | null | undefined;
+  const name = el("span");
   const show = () => {
-    const user = clerk.user;
-    who.replaceChildren(user
-      ? el("span", {}, `Signed in as ${user.primaryEmailAddress?.emailAddress ?? "you"}. `, el("button", { type: "button", click: () => void clerk.signOut().then(() => location.reload()) }, "Sign out"))
-      : el("button", { type: "button", class: "primary", click: () => clerk.openSignIn() }, "Sign in"));
-    if (user && user !== before) ready(async () => (await clerk.session?.getToken()) ?? null);
-    before = user;
+    if (clerk.user === undefined) return;
+    const id = clerk.user?.id ?? null;
+    put(name, `Signed in as ${clerk.user?.primaryEmailAddress?.emailAddress ?? "you"}. `);
+    if (id === now) return;
+    if (typeof now === "string") return leave();
+    now = id;
+    if (id === null) publicKey.forget();
+    // What one user began is never sent in the name of the next.
+    else ready(id, async () => (clerk.user?.id === id && (await clerk.session?.getToken())) || null);
+    who.replaceChildren(...(id === null
+      ? [el("button", { type: "button", class: "primary", click: () => clerk.openSignIn() }, "Sign in")]
+      : [name, el("button", { type: "button", click: () => void signOut(clerk) }, "Sign out")]));
   };
   clerk.addListener(show);
   show();
+}
+
+async function signOut(clerk: Clerk): Promise<void> {
+  clear();
+  await clerk.signOut().catch(() => undefined);
+  leave();
+}
+
+/** The page of one user ends; the next one begins with a page on which nothing was typed or shown. */
+function leave(): void {
+  clear();
+  document.body.hidden = true;
+  location.reload();
+}
+
+function clear(): void {
+  publicKey.keepFor(null);
+  for (const field of document.querySelectorAll<HTMLInputElement | HTMLTextAreaElement>("input, textarea")) field.value = "";
 }

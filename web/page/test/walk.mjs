@@ -1,17 +1,16 @@
-// A person's way through the page, in Chromium, in Local mode and signed in; screenshots into SHOTS.
+// A user's way through the page, in Chromium, in Local mode and signed in; screenshots into SHOTS.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { chromium } from "playwright-core";
+import { ANN, check, launch, LOCAL_URL, PRODUCTION_URL, settled, SHOTS, signIn, watch } from "./browser.mjs";
 
-const { LOCAL_URL, PRODUCTION_URL, TOKEN, SHOTS, CHROMIUM } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const check = (condition, what) => { if (!condition) throw new Error(what); };
 const SECRETS = ["AQ.pasted-gemini-key-0001", "exa-pasted-key-of-mine-0002", "AQ.another-gemini-key-0003", "bad-gemini-key-0009"];
 const PUBLIC = "ck_pub_pasted0123456789";
 
 async function walk(browser, name, url, prepare) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
   const page = await context.newPage();
+  await watch(page);
   const said = [];
   page.on("console", (message) => said.push(message.text()));
   page.on("pageerror", (error) => { throw error; });
@@ -49,15 +48,19 @@ async function walk(browser, name, url, prepare) {
   await card("mistral").locator("input").fill("half-typed");
   await paste("exa", SECRETS[1]);
   await card("exa").getByText("************0002").waitFor();
+  await statusIs("Saved. Exa offers no way to test a key, so the first use will show.");
+  await card("exa").getByText("Saved", { exact: true }).waitFor();
   check((await card("mistral").locator("input").inputValue()) === "half-typed", `${name}: what is being typed elsewhere stays`);
   await card("mistral").locator("input").fill("");
-  await page.evaluate(() => window.addEventListener("copilotkit-key-updated", (event) => { window.handed = event.detail; }));
+  await page.evaluate(() => window.addEventListener("copilotkit-key-updated", (event) => { window.handed = event.detail.apiKey; }));
   const percent = () => page.locator("progress").evaluate((bar) => bar.value);
   check((await percent()) === 0, `${name}: nothing is done yet`);
   await paste("copilotkit", PUBLIC);
   await card("copilotkit").getByText("************6789").waitFor();
-  check((await page.evaluate(() => JSON.stringify({ ...localStorage }))) === JSON.stringify({ copilotkit_api_key: PUBLIC }), `${name}: storage holds the public key alone`);
-
+  const storage = await page.evaluate(() => ({ ...localStorage }));
+  const { copilotkit_api_key, copilotkit_api_key_owner, copilotkit_api_key_kid, ...others } = storage;
+  check(copilotkit_api_key === PUBLIC && Object.keys(others).length === 0, `${name}: storage holds the public key alone`);
+  check(copilotkit_api_key_owner === (name === "local" ? "local" : ANN.id) && copilotkit_api_key_kid.length === 26, `${name}: and whose it is`);
   check((await page.evaluate(() => window.handed)) === PUBLIC, `${name}: the app is told`);
   await page.waitForFunction(() => document.querySelector("progress").value > 0);
 
@@ -95,6 +98,7 @@ async function walk(browser, name, url, prepare) {
   await page.getByRole("cell", { name: "generate-content" }).first().waitFor();
 
   // Nothing of a key anywhere; the addresses neither.
+  await settled(page);
   const everywhere = [await page.content(), ...said, ...urls, ...network, await page.evaluate(() => JSON.stringify({ ...localStorage, ...sessionStorage }) + document.cookie + location.href)].join("\n");
   check(network.length > 40, `${name}: the network was listened to`);
   for (const secret of SECRETS) check(!everywhere.includes(secret), `${name}: a key is left`);
@@ -113,25 +117,24 @@ async function walk(browser, name, url, prepare) {
   }
   await page.setViewportSize({ width: 1280, height: 900 });
 
-  // Deleted after a second press.
+  // Deleted when the user says so.
   await card("exa").getByRole("button", { name: /Delete/ }).click();
-  await card("exa").getByText("Really delete?").click();
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  check(!violations.some(({ impact }) => ["serious", "critical"].includes(impact)), `${name}: the question`);
+  await page.screenshot({ path: `${SHOTS}/${name}-question.png` });
+  await page.getByRole("dialog").getByRole("button", { name: "Delete key" }).click();
   await statusIs("Exa: deleted");
   await card("exa").getByText("none yet").waitFor();
+  await settled(page);
   await context.close();
 }
 
-const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
+const browser = await launch();
 try {
   // axe is put into the page by the browser's own debugging door, which no policy of the page's closes.
   await walk(browser, "local", LOCAL_URL, async () => {});
-  await walk(browser, "production", PRODUCTION_URL, async (page) => {
-    // Clerk's library comes from the instance; here in its place: somebody who is signed in.
-    const clerk = `window.Clerk = { async load() {}, user: { primaryEmailAddress: { emailAddress: "a@app.test" } },
-      session: { async getToken() { return ${JSON.stringify(TOKEN)}; } }, openSignIn() {}, async signOut() {}, addListener() {} };`;
-    await page.route("https://clerk.test/**", (route) => route.fulfill({ contentType: "text/javascript", headers: { "access-control-allow-origin": "*" }, body: clerk }));
-  });
-  console.log("the page was walked through in both modes; axe finds nothing serious; 8 screenshots");
+  await walk(browser, "production", PRODUCTION_URL, (page) => signIn(page, ANN));
+  console.log("the page was walked through in both modes; axe finds nothing serious; 10 screenshots");
 } finally {
   await browser.close();
 }

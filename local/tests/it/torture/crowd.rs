@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use user_api_keys::telemetry::hashed_text;
 
 use super::{CANARY, KEYS, Place, times};
+use crate::harness::key_for;
 
 const PEOPLE: usize = 50;
 const CONNECTIONS: usize = 64;
@@ -99,7 +100,7 @@ impl Crowd {
         let provider = ["gemini", "copilotkit"][random.usize(..2)];
         match random.u32(..10) {
             0 | 1 => {
-                let body = json!({"provider": provider, "api_key": key(n, random.u64(..1_000))});
+                let body = json!({"provider": provider, "api_key": key_for(provider, &key(n, random.u64(..1_000)))});
                 let (_, saved) = self.call(n, "POST", KEYS, KEYS, Some(body)).await;
                 self.owns(n, &saved["key"]["kid"]);
             }
