@@ -23,7 +23,7 @@ use user_api_keys::{
     user::User,
 };
 
-use self::report::{Reason, Report};
+use self::report::{Reason, Report, Skipped};
 use crate::{
     progress::Progress,
     stack::{Stack, StackArgs, StackError},
@@ -122,7 +122,8 @@ struct Wanted {
 /// # Errors
 /// [`ImportError`]
 pub async fn env(args: &EnvArgs) -> Result<ExitCode, ImportError> {
-    import(&args.common, env_file::read(&args.file, &args.user)?).await
+    let (found, skipped) = env_file::read(&args.file, &args.user)?;
+    import(&args.common, found, skipped).await
 }
 
 /// Imports from PostgreSQL.
@@ -130,13 +131,20 @@ pub async fn env(args: &EnvArgs) -> Result<ExitCode, ImportError> {
 /// # Errors
 /// [`ImportError`]
 pub async fn postgres(args: &PostgresArgs) -> Result<ExitCode, ImportError> {
-    import(&args.common, postgres::read(&args.url).await?).await
+    import(&args.common, postgres::read(&args.url).await?, Vec::new()).await
 }
 
-/// `found` is newest first for each person and provider.
-async fn import(args: &ImportArgs, found: Vec<Found>) -> Result<ExitCode, ImportError> {
+/// `found` is newest first for each person and provider; `skipped` is reported and no more.
+async fn import(
+    args: &ImportArgs,
+    found: Vec<Found>,
+    skipped: Skipped,
+) -> Result<ExitCode, ImportError> {
     let target = Target::open(&args.stack).await?;
     let mut report = Report::default();
+    for (place, reason) in skipped {
+        report.skip(place, reason);
+    }
     let wanted = target.wanted(found, &mut report);
     let report = Mutex::new(report);
     let word = match (args.dry_run, args.verify) {

@@ -3,11 +3,17 @@
 //! Made from a Local configuration and from nothing else, so in Production no file and no
 //! environment key can be reached.
 
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex as Lock, PoisonError},
+};
+
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    api_key::ApiKey,
+    api_key::{ApiKey, InvalidApiKey},
     config::Config,
     dotenv::{DotenvError, DotenvFile},
     mode::Mode,
@@ -41,18 +47,115 @@ pub struct Written {
     pub warnings: Vec<String>,
 }
 
+/// A key that is read before the table's and cannot be changed from here.
+#[derive(Debug, thiserror::Error)]
+pub enum StillInForce {
+    /// Of the process.
+    #[error(
+        "{0} is set in the server's environment, which is read before .env and the table; unset it and start the server again"
+    )]
+    Environment(&'static str),
+    /// Of a file that takes no change.
+    #[error("{variable} cannot be taken out of {}, which is read before the table ({error}); mend the file, or take the line out", file.display())]
+    File {
+        /// Its name there.
+        variable: &'static str,
+        /// Which file.
+        file: PathBuf,
+        /// Why it takes none.
+        error: DotenvError,
+    },
+}
+
+/// What was last logged about each file and variable, so that it is logged once until it changes.
+static LOGGED: Lock<BTreeMap<String, String>> = Lock::new(BTreeMap::new());
+
+/// Whether `state` is news about `subject`.
+fn is_news(subject: String, state: String) -> bool {
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    logged.insert(subject, state.clone()).as_ref() != Some(&state)
+}
+
+/// Says so once for each state of the file.
+fn complain(path: &Path, what: &str) {
+    let changed = std::fs::symlink_metadata(path).and_then(|file| file.modified());
+    let file = path.display();
+    if is_news(format!("{file}: {what}"), format!("{:?}", changed.ok())) {
+        tracing::warn!(%file, "{what}");
+    }
+}
+
+/// A key as it was meant: without the white space and the pair of quotes that `kubectl create secret` and
+/// `docker --env-file` leave around one.
+#[must_use]
+pub fn tidied(text: &str) -> &str {
+    let text = text.trim();
+    let inner = ['"', '\'']
+        .iter()
+        .find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote));
+    inner.unwrap_or(text).trim()
+}
+
+fn parsed(text: &str) -> Result<ApiKey, InvalidApiKey> {
+    ApiKey::parse(SecretString::from(tidied(text)))
+}
+
 impl DeveloperKeys {
-    /// `None` in Production.
+    /// `None` in Production. Logs what is odd about variables and files, and takes away what saves that
+    /// were killed left beside the files.
     #[must_use]
     pub fn new(config: &Config) -> Option<Self> {
-        (config.mode == Mode::Local).then(|| Self {
-            environment: config.environment_keys.clone(),
-            files: (!config.under_sam_local).then(|| Files {
-                backend: DotenvFile::creating_folder(config.backend_env_file.clone()),
-                frontend: DotenvFile::in_existing_folder(config.frontend_env_file.clone()),
-            }),
-            order: Mutex::new(()),
+        (config.mode == Mode::Local).then(|| {
+            let keys = Self {
+                environment: config.environment_keys.clone(),
+                files: (!config.under_sam_local).then(|| Files {
+                    backend: DotenvFile::creating_folder(config.backend_env_file.clone()),
+                    frontend: DotenvFile::in_existing_folder(config.frontend_env_file.clone()),
+                }),
+                order: Mutex::new(()),
+            };
+            keys.look();
+            keys.clean();
+            keys
         })
+    }
+
+    fn look(&self) {
+        for (provider, text) in &self.environment {
+            let variable = provider.facts().env;
+            // EXPOSE: to see what is around it; nothing of it is logged.
+            let text = text.expose_secret();
+            let odd = match parsed(text) {
+                Err(rule) => format!("is no key and is not used: {rule}"),
+                Ok(_) if tidied(text) != text => {
+                    "has white space or quotes around it and is used without them".to_owned()
+                }
+                Ok(_) => continue,
+            };
+            if is_news(variable.to_owned(), odd.clone()) {
+                tracing::warn!("{variable} in the environment {odd}");
+            }
+        }
+        for provider in Provider::ALL {
+            self.of_file(*provider);
+        }
+    }
+
+    fn clean(&self) {
+        let ours: Vec<_> = names().collect();
+        for file in self.files.iter().flat_map(|f| [&f.backend, &f.frontend]) {
+            let left = file.left_behind(&ours).unwrap_or_default();
+            match file.clean(&ours) {
+                Ok(()) => {}
+                Err(error) => complain(
+                    file.path(),
+                    &format!("what a killed save left beside it stays: {error}"),
+                ),
+            }
+            for gone in left.iter().filter(|gone| !gone.exists()) {
+                tracing::warn!(file = %gone.display(), "removed: a killed save had left it");
+            }
+        }
     }
 
     /// Held over a write to the table and the files, so that both end up with the same key.
@@ -61,7 +164,7 @@ impl DeveloperKeys {
     }
 
     /// The key of the process environment, else of `backend/.env`. A text that cannot be a key,
-    /// such as a template's `your_api_key`, counts as none.
+    /// such as a template's `your_api_key`, counts as none, and the log says so.
     #[must_use]
     pub fn find(&self, provider: Provider) -> Option<ApiKey> {
         self.of_environment(provider)
@@ -70,49 +173,79 @@ impl DeveloperKeys {
 
     fn of_environment(&self, provider: Provider) -> Option<ApiKey> {
         let (_, text) = self.environment.iter().find(|(p, _)| *p == provider)?;
-        ApiKey::parse(text.clone()).ok()
+        // EXPOSE: to take what is around it off.
+        parsed(text.expose_secret()).ok()
     }
 
     fn of_file(&self, provider: Provider) -> Option<ApiKey> {
         let backend = &self.files.as_ref()?.backend;
-        match backend.get(provider.facts().env) {
-            Ok(text) => ApiKey::parse(SecretString::from(text?)).ok(),
-            Err(error) => {
-                tracing::warn!(file = %backend.path().display(), %error, "cannot be read");
-                None
+        let path = backend.path();
+        let contents = backend.contents();
+        let contents = contents.inspect_err(|error| complain(path, &format!("{error}")));
+        let contents = contents.ok()?;
+        for complaint in &contents.complaints {
+            complain(path, complaint);
+        }
+        let variable = provider.facts().env;
+        let text = contents.get(variable).filter(|text| !text.is_empty())?;
+        let key = parsed(text);
+        key.inspect_err(|rule| complain(path, &format!("{variable} is no key: {rule}")))
+            .ok()
+    }
+
+    /// Whether a save of `new` would be what is used from then on; `None` is a key that is not known here.
+    ///
+    /// # Errors
+    /// The key that would be used in its place.
+    pub fn gives_way(&self, provider: Provider, new: Option<&ApiKey>) -> Result<(), StillInForce> {
+        let another = |key: &ApiKey| {
+            // EXPOSE: to compare the two in this process.
+            new.is_none_or(|new| new.expose() != key.expose())
+        };
+        if self.of_environment(provider).as_ref().is_some_and(another) {
+            return Err(StillInForce::Environment(provider.facts().env));
+        }
+        let Some(Files { backend, .. }) = &self.files else {
+            return Ok(());
+        };
+        let variable = provider.facts().env;
+        match backend.could_remove(variable) {
+            Err(error) if self.of_file(provider).as_ref().is_some_and(another) => {
+                Err(stays(backend, variable, error))
             }
+            _ => Ok(()),
         }
     }
 
-    /// Writes the key to `backend/.env`, and a browser-safe one to `frontend/.env` too. What cannot
-    /// be written becomes a warning: the table already has the key.
+    /// Writes the key to `backend/.env`, and a browser-safe one to `frontend/.env` too. Where it cannot be
+    /// written, which becomes a warning, the old line is taken out: the table has the key.
     ///
     /// Files are written here and now; Local mode has one developer and no thread pool to spare.
-    #[must_use]
-    pub fn save(&self, provider: Provider, key: &ApiKey) -> Written {
+    ///
+    /// # Errors
+    /// [`StillInForce::File`], when the line cannot be taken out either.
+    pub fn save(&self, provider: Provider, key: &ApiKey) -> Result<Written, StillInForce> {
         let mut written = self.nothing_written();
         for (file, name) in self.places(provider) {
-            // EXPOSE: for the developer's own file, the one place Local mode keeps a key in clear.
-            written.note(file, file.set(name, key.expose()));
+            written.put(file, name, key)?;
         }
-        if self.of_environment(provider).is_some() {
-            written.warnings.push(format!(
-                "{} in the server's environment wins over the saved key; unset it and restart",
-                provider.facts().env
-            ));
-        }
-        written
+        Ok(written)
     }
 
     /// Writes a browser-safe key to `frontend/.env` alone.
-    #[must_use]
-    pub fn save_for_browser(&self, name: &'static str, key: &ApiKey) -> Written {
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn save_for_browser(
+        &self,
+        name: &'static str,
+        key: &ApiKey,
+    ) -> Result<Written, StillInForce> {
         let mut written = self.nothing_written();
         if let Some(Files { frontend, .. }) = &self.files {
-            // EXPOSE: a public key, for the developer's own file.
-            written.note(frontend, frontend.set(name, key.expose()));
+            written.put(frontend, name, key)?;
         }
-        written
+        Ok(written)
     }
 
     fn nothing_written(&self) -> Written {
@@ -123,13 +256,20 @@ impl DeveloperKeys {
         }
     }
 
-    /// Takes the provider's lines out of both files.
+    /// Takes the provider's lines out of both files, and away what killed saves left beside them.
     ///
     /// # Errors
-    /// The first file that could not be edited.
-    pub fn remove(&self, provider: Provider) -> Result<(), DotenvError> {
-        self.places(provider)
-            .try_for_each(|(file, name)| file.remove(name))
+    /// The first key that stays; every other line is out.
+    pub fn remove(&self, provider: Provider) -> Result<(), StillInForce> {
+        self.clean();
+        let mut stays = Ok(());
+        for (file, name) in self.places(provider) {
+            stays = stays.and(take_out(file, name));
+        }
+        match self.of_environment(provider) {
+            Some(_) => stays.and(Err(StillInForce::Environment(provider.facts().env))),
+            None => stays,
+        }
     }
 
     fn places(&self, provider: Provider) -> impl Iterator<Item = (&DotenvFile, &'static str)> {
@@ -141,15 +281,64 @@ impl DeveloperKeys {
     }
 }
 
+/// Every variable that we write to a file.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let facts = Provider::ALL.iter().map(|provider| provider.facts());
+    facts.flat_map(|facts| std::iter::once(facts.env).chain(facts.frontend_env))
+}
+
+fn stays(file: &DotenvFile, variable: &'static str, error: DotenvError) -> StillInForce {
+    StillInForce::File {
+        variable,
+        file: file.path().to_owned(),
+        error,
+    }
+}
+
+/// A file without such a key, and what is no file, are as good as changed; one that cannot be read now
+/// can be tomorrow.
+fn take_out(file: &DotenvFile, name: &'static str) -> Result<(), StillInForce> {
+    let Err(error) = file.remove(name) else {
+        return Ok(());
+    };
+    match file.get(name) {
+        Ok(text) if text.as_deref().is_none_or(|text| parsed(text).is_err()) => Ok(()),
+        Err(DotenvError::NotAFile) => Ok(()),
+        _ => Err(stays(file, name, error)),
+    }
+}
+
 impl Written {
-    fn note(&mut self, file: &DotenvFile, outcome: Result<(), DotenvError>) {
+    fn put(
+        &mut self,
+        file: &DotenvFile,
+        name: &'static str,
+        key: &ApiKey,
+    ) -> Result<(), StillInForce> {
         let path = file.path().display().to_string();
-        match outcome {
-            Ok(()) => self.files.push(path),
-            Err(error) => self
-                .warnings
-                .push(format!("{path} was not written: {error}")),
+        // EXPOSE: for the developer's own file, the one place Local mode keeps a key in clear.
+        if let Err(error) = file.set(name, key.expose()) {
+            let text = file.get(name).ok().flatten();
+            let there = text.is_some_and(|text| parsed(&text).is_ok());
+            match take_out(file, name) {
+                Err(still) if there => return Err(still),
+                _ => {}
+            }
+            let then = match there {
+                true => format!("; {name} was taken out of it, and the table's key is used"),
+                false => String::new(),
+            };
+            self.warnings
+                .push(format!("{path} was not written: {error}{then}"));
+            return Ok(());
         }
+        if file.others_read() {
+            self.warnings.push(format!(
+                "{path} can be read by other users of this machine: chmod 600 {path}"
+            ));
+        }
+        self.files.push(path);
+        Ok(())
     }
 }
 

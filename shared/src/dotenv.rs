@@ -1,19 +1,17 @@
 //! The developer's `.env` files (Local mode only).
 //!
-//! Reads with the `dotenvy` library; writes by editing one line and leaving every other byte as it
-//! was. Knows files and lines; must not know users, tables or KMS.
+//! Reads as python-dotenv does, and writes by editing one line and leaving every other byte as it was.
+//! Knows files and lines; must not know users, tables or KMS.
 
 use std::{
-    fs::{self, File, Permissions},
-    io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
+mod disk;
+mod grammar;
 mod line;
-
-/// Mode of a file we create: the developer's alone.
-const CREATED_MODE: u32 = 0o600;
 
 /// One `.env` file; the path comes from configuration, never from a request.
 #[derive(Debug, Clone)]
@@ -31,10 +29,13 @@ pub enum DotenvError {
     /// A symlink, directory, FIFO or device.
     #[error("it is not a regular file")]
     NotAFile,
+    /// As Windows PowerShell's `>` writes it.
+    #[error("it is UTF-16 text; save it as UTF-8")]
+    Utf16,
     /// Not UTF-8.
-    #[error("it is not UTF-8 text")]
-    NotText,
-    /// No quoting that Rust's, Python's and Node's dotenv libraries read alike.
+    #[error("line {0} is not UTF-8 text; save the file as UTF-8")]
+    NotText(usize),
+    /// No quoting that python-dotenv and Node's dotenv read alike.
     #[error("the value cannot be written so that every dotenv library reads it alike")]
     Unwritable,
     /// The edit would change what another line means.
@@ -43,6 +44,89 @@ pub enum DotenvError {
     /// The system said no.
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// What a file says. No `Debug`: values are keys.
+#[derive(Default)]
+pub struct Contents {
+    /// In order; of several with one name the last counts.
+    pub assigned: Vec<Assigned>,
+    /// What stands in the way of reading it, by line and without what is there.
+    pub complaints: Vec<String>,
+}
+
+/// A name and its value.
+pub struct Assigned {
+    /// As it stands there.
+    pub name: String,
+    /// `None` for a name without an equals sign, which has no value.
+    pub value: Option<String>,
+    /// Counted from 1.
+    pub line: usize,
+}
+
+impl Contents {
+    /// Reads the bytes of a file as python-dotenv reads it without interpolation. A statement that
+    /// cannot be read is a complaint and costs no other.
+    ///
+    /// # Errors
+    /// [`DotenvError::Utf16`], [`DotenvError::NotText`]
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, DotenvError> {
+        let text = text(bytes)?;
+        let mut contents = Self::default();
+        if text.starts_with(line::MARK) {
+            contents.complaints.push(
+                "line 1 begins with a byte order mark, which python-dotenv takes for part of the first \
+                 name; save the file without it"
+                    .to_owned(),
+            );
+        }
+        for statement in grammar::statements(&text) {
+            let first = line_at(&text, statement.range.start);
+            let Ok(binding) = statement.read else {
+                let read = text[statement.range.clone()].trim_end();
+                let last = line_at(&text, statement.range.start + read.len());
+                contents.complaints.push(unreadable(first, last));
+                continue;
+            };
+            contents.assigned.extend(binding.map(|binding| Assigned {
+                name: binding.name,
+                value: binding.value.map(|value| value.text),
+                line: first,
+            }));
+        }
+        Ok(contents)
+    }
+
+    /// The value of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let last = self.assigned.iter().rev().find(|one| one.name == name)?;
+        last.value.as_deref()
+    }
+}
+
+fn unreadable(first: usize, last: usize) -> String {
+    match first == last {
+        true => format!("line {first} cannot be read: it is not NAME=value, or a quote stays open"),
+        false => format!("lines {first} to {last} cannot be read: a quote closes in a later line"),
+    }
+}
+
+/// The number of the line that holds byte `at`.
+fn line_at(text: &str, at: usize) -> usize {
+    let before = text[..at].replace("\r\n", "\n");
+    1 + before.matches(['\n', '\r']).count()
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, DotenvError> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(DotenvError::Utf16);
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        DotenvError::NotText(line_at(&String::from_utf8_lossy(valid), valid.len()))
+    })
 }
 
 impl DotenvFile {
@@ -70,17 +154,23 @@ impl DotenvFile {
         &self.path
     }
 
-    /// The value of `name`; where it stands several times, the last one wins.
+    /// The value of `name`; where it stands several times, the last one counts.
     ///
     /// # Errors
     /// [`DotenvError`]; a missing file is an empty one.
     pub fn get(&self, name: &str) -> Result<Option<String>, DotenvError> {
-        let text = self.read()?.map(|(text, _)| text).unwrap_or_default();
-        Ok(pairs(&text)
-            .into_iter()
-            .rev()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value))
+        Ok(self.contents()?.get(name).map(str::to_owned))
+    }
+
+    /// All that it says.
+    ///
+    /// # Errors
+    /// [`DotenvError`]; a missing file is an empty one.
+    pub fn contents(&self) -> Result<Contents, DotenvError> {
+        match disk::read(&self.path)? {
+            Some(found) => Contents::parse(found.bytes),
+            None => Ok(Contents::default()),
+        }
     }
 
     /// Sets `name`: edits its last line, or appends one.
@@ -91,19 +181,7 @@ impl DotenvFile {
         let quoted = line::quote(value).ok_or(DotenvError::Unwritable)?;
         self.edit(|text| {
             let edited = line::set(text, name, &quoted);
-            let mut others = pairs(text);
-            others.retain(|(n, _)| n != name);
-            let mut after = pairs(&edited);
-            let written = after
-                .iter()
-                .rev()
-                .find(|(n, _)| n == name)
-                .map(|(_, v)| v.as_str());
-            let holds = written == Some(value);
-            after.retain(|(n, _)| n != name);
-            (holds && after == others)
-                .then_some(edited)
-                .ok_or(DotenvError::UnsafeEdit)
+            only(name, Some(value), text, edited)
         })
     }
 
@@ -115,273 +193,145 @@ impl DotenvFile {
         if !self.path.parent().is_some_and(Path::exists) {
             return Ok(());
         }
-        self.edit(|text| {
-            let edited = line::remove(text, name);
-            let mut others = pairs(text);
-            others.retain(|(n, _)| n != name);
-            (pairs(&edited) == others)
-                .then_some(edited)
-                .ok_or(DotenvError::UnsafeEdit)
-        })
+        self.edit(|text| without(name, text))
     }
 
-    /// Text and mode; `None` when there is no file.
-    fn read(&self) -> Result<Option<(String, Permissions)>, DotenvError> {
-        // Looked at before it is opened: opening a FIFO would wait for ever.
-        let metadata = match fs::symlink_metadata(&self.path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+    /// Whether [`Self::remove`] would do it, as far as can be told without doing it.
+    ///
+    /// # Errors
+    /// [`DotenvError`], as it would say.
+    pub fn could_remove(&self, name: &str) -> Result<(), DotenvError> {
+        let Some(found) = disk::read(&self.path)? else {
+            return Ok(());
         };
-        if !metadata.is_file() {
-            return Err(DotenvError::NotAFile);
+        let text = text(found.bytes)?;
+        match without(name, &text)? == text {
+            true => Ok(()),
+            false => self.could_write(),
         }
-        let text = String::from_utf8(fs::read(&self.path)?).map_err(|_| DotenvError::NotText)?;
-        Ok(Some((text, metadata.permissions())))
+    }
+
+    /// Whether it, or its folder, takes a write.
+    ///
+    /// # Errors
+    /// What the system says to one.
+    pub fn could_write(&self) -> Result<(), DotenvError> {
+        Ok(disk::could_write(&self.path)?)
+    }
+
+    /// Whether others on this machine may read it.
+    #[must_use]
+    pub fn others_read(&self) -> bool {
+        disk::read(&self.path).is_ok_and(|found| found.is_some_and(|found| found.mode & 0o044 != 0))
+    }
+
+    /// What writers that were killed left beside it, which may hold keys; `ours` are the names whose
+    /// values we write. What holds anything that this file does not is a developer's own.
+    ///
+    /// # Errors
+    /// [`DotenvError`]
+    pub fn left_behind(&self, ours: &[&str]) -> Result<Vec<PathBuf>, DotenvError> {
+        let text = disk::read(&self.path)?.map_or(Ok(String::new()), |found| text(found.bytes))?;
+        let is_copy = |left| nothing_else(left, ours, &text);
+        Ok(disk::left_behind(&self.path, is_copy)?)
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// [`DotenvError`]
+    pub fn clean(&self, ours: &[&str]) -> Result<(), DotenvError> {
+        let folder = disk::folder(&self.path);
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        // Not while one of them is being written.
+        let lock = File::open(&folder)?;
+        lock.lock()?;
+        for left in self.left_behind(ours)? {
+            fs::remove_file(left)?;
+        }
+        Ok(disk::remove_temporary_folder(&self.path)?)
     }
 
     fn edit(
         &self,
-        change: impl FnOnce(&str) -> Result<String, DotenvError>,
+        change: impl Fn(&str) -> Result<String, DotenvError>,
     ) -> Result<(), DotenvError> {
-        let folder = self.folder()?;
-        // The folder is locked, not the file: the rename below replaces the file.
-        let lock = File::open(&folder)?;
-        lock.lock()?;
-        let (before, permissions) = self
-            .read()?
-            .unwrap_or_else(|| (String::new(), Permissions::from_mode(CREATED_MODE)));
-        let after = change(&before)?;
-        if after == before {
-            return Ok(());
-        }
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".env-")
-            .tempfile_in(&folder)?;
-        temporary.write_all(after.as_bytes())?;
-        temporary.as_file().set_permissions(permissions)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(&self.path).map_err(|error| error.error)?;
-        lock.sync_all()?;
-        Ok(())
-    }
-
-    fn folder(&self) -> Result<PathBuf, DotenvError> {
-        let folder = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let folder = disk::folder(&self.path);
         match (folder.is_dir(), self.make_folder) {
             (true, _) => {}
             (false, true) => fs::create_dir_all(&folder)?,
             (false, false) => return Err(DotenvError::NoFolder),
         }
-        Ok(folder)
+        // The folder is locked, not the file: a rename replaces the file.
+        let lock = File::open(&folder)?;
+        lock.lock()?;
+        let before = disk::read(&self.path)?;
+        let edited = |bytes: &[u8]| {
+            let before = text(bytes.to_vec())?;
+            let after = change(&before)?;
+            Ok::<_, DotenvError>((after != before).then_some(after))
+        };
+        let bytes = before.as_ref().map_or(&[][..], |found| &found.bytes);
+        let Some(after) = edited(bytes)? else {
+            return Ok(());
+        };
+        match disk::replace(&self.path, before.as_ref(), after.as_bytes()) {
+            Err(error) if before.is_some() && disk::takes_no_rename(&error) => {
+                disk::rewrite(&self.path, edited)?;
+            }
+            done => done?,
+        }
+        lock.sync_all()?;
+        Ok(())
     }
 }
 
-/// Every assignment in order, as `dotenvy` reads it; lines it cannot read are passed over.
-fn pairs(text: &str) -> Vec<(String, String)> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // An error would hold the line, so it is dropped unread.
-    dotenvy::from_read_iter(text.as_bytes())
-        .filter_map(Result::ok)
-        .collect()
+/// `edited`, if in it `name` has this value and all other names are as they were.
+fn only(
+    name: &str,
+    value: Option<&str>,
+    before: &str,
+    edited: String,
+) -> Result<String, DotenvError> {
+    let names = |text: &str| {
+        let bindings = grammar::statements(text).into_iter();
+        let bindings = bindings.filter_map(|statement| statement.read.ok().flatten());
+        bindings
+            .map(|one| (one.name, one.value.map(|value| value.text)))
+            .partition::<Vec<_>, _>(|(n, _)| n.strip_prefix(line::MARK).unwrap_or(n) == name)
+    };
+    let ((_, others), (ours, after)) = (names(before), names(&edited));
+    let holds = match (ours.last(), value) {
+        (Some((n, there)), Some(_)) => n == name && there.as_deref() == value,
+        (last, wanted) => last.is_none() && wanted.is_none(),
+    };
+    (holds && others == after)
+        .then_some(edited)
+        .ok_or(DotenvError::UnsafeEdit)
+}
+
+fn without(name: &str, text: &str) -> Result<String, DotenvError> {
+    only(name, None, text, line::remove(text, name))
+}
+
+/// Whether all in `left` that is not a value of `ours` stands in `text`, too.
+fn nothing_else(left: Vec<u8>, ours: &[&str], text: &str) -> bool {
+    let Ok(left) = self::text(left) else {
+        return false;
+    };
+    let lines: std::collections::HashSet<_> = text.lines().map(str::trim).collect();
+    let foreign = |statement: &grammar::Statement| match &statement.read {
+        Ok(Some(binding)) => !ours.contains(&binding.name.as_str()),
+        _ => true,
+    };
+    let mut foreign = grammar::statements(&left).into_iter().filter(foreign);
+    foreign.all(|statement| {
+        let mut words = left[statement.range].lines().map(str::trim);
+        words.all(|line| lines.contains(line))
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn file_with(text: &str) -> (tempfile::TempDir, DotenvFile) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(".env");
-        fs::write(&path, text).unwrap();
-        (folder, DotenvFile::creating_folder(path))
-    }
-
-    fn after_set(text: &str) -> String {
-        let (_folder, file) = file_with(text);
-        file.set("GEMINI_API_KEY", "new").unwrap();
-        fs::read_to_string(file.path()).unwrap()
-    }
-
-    #[test]
-    fn only_the_one_line_changes() {
-        for (before, after) in [
-            ("", "GEMINI_API_KEY=new\n"),
-            ("A=1", "A=1\nGEMINI_API_KEY=new\n"),
-            ("A=1\r\n", "A=1\r\nGEMINI_API_KEY=new\r\n"),
-            (
-                "# top\n\nGEMINI_API_KEY=old\nB='x y'\n",
-                "# top\n\nGEMINI_API_KEY=new\nB='x y'\n",
-            ),
-            (
-                "GEMINI_API_KEY=old\r\nB=2\r\n",
-                "GEMINI_API_KEY=new\r\nB=2\r\n",
-            ),
-            ("export GEMINI_API_KEY=old\n", "export GEMINI_API_KEY=new\n"),
-            (
-                "  GEMINI_API_KEY = 'o l d'  # mine\n",
-                "  GEMINI_API_KEY = new  # mine\n",
-            ),
-            ("GEMINI_API_KEY=\n", "GEMINI_API_KEY=new\n"),
-            (
-                "GEMINI_API_KEY=1\nGEMINI_API_KEY=2\n",
-                "GEMINI_API_KEY=1\nGEMINI_API_KEY=new\n",
-            ),
-            (
-                "#GEMINI_API_KEY=old\n",
-                "#GEMINI_API_KEY=old\nGEMINI_API_KEY=new\n",
-            ),
-            (
-                "MY_GEMINI_API_KEY=x\n",
-                "MY_GEMINI_API_KEY=x\nGEMINI_API_KEY=new\n",
-            ),
-            (
-                "A=\"x\nGEMINI_API_KEY=inside\n\"\n",
-                "A=\"x\nGEMINI_API_KEY=inside\n\"\nGEMINI_API_KEY=new\n",
-            ),
-            (
-                "\u{feff}GEMINI_API_KEY=old\n",
-                "\u{feff}GEMINI_API_KEY=new\n",
-            ),
-            ("GEMINI_API_KEY=old", "GEMINI_API_KEY=new"),
-        ] {
-            assert_eq!(after_set(before), after, "{before:?}");
-        }
-    }
-
-    #[test]
-    fn remove_takes_every_line_of_the_name_and_no_other() {
-        let (_folder, file) =
-            file_with("A=1\nexport GEMINI_API_KEY=1\n# c\nGEMINI_API_KEY='2'\nB=2");
-        file.remove("GEMINI_API_KEY").unwrap();
-        assert_eq!(fs::read_to_string(file.path()).unwrap(), "A=1\n# c\nB=2");
-        assert_eq!(file.get("GEMINI_API_KEY").unwrap(), None);
-    }
-
-    #[test]
-    fn the_last_of_several_wins() {
-        let (_folder, file) = file_with("A=1\nA=2\n");
-        assert_eq!(file.get("A").unwrap().as_deref(), Some("2"));
-    }
-
-    #[test]
-    fn a_line_break_or_nul_in_a_value_is_refused_and_the_file_is_as_it_was() {
-        let (_folder, file) = file_with("A=1\n");
-        for value in ["a\nB=2", "a\rb", "a\0b"] {
-            assert!(
-                matches!(file.set("A", value), Err(DotenvError::Unwritable)),
-                "{value:?}"
-            );
-        }
-        assert_eq!(fs::read_to_string(file.path()).unwrap(), "A=1\n");
-    }
-
-    #[test]
-    fn an_edit_that_would_change_another_line_is_refused() {
-        let (_folder, file) = file_with("A='open\nB=2\n");
-        assert!(matches!(
-            file.set("GEMINI_API_KEY", "new"),
-            Err(DotenvError::UnsafeEdit)
-        ));
-        assert_eq!(fs::read_to_string(file.path()).unwrap(), "A='open\nB=2\n");
-    }
-
-    #[test]
-    fn a_created_file_is_the_developers_alone_and_a_mode_is_never_widened() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = DotenvFile::creating_folder(folder.path().join("backend/.env"));
-        file.set("A", "1").unwrap();
-        let mode =
-            |file: &DotenvFile| fs::metadata(file.path()).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&file), 0o600);
-        for kept in [0o400, 0o640] {
-            fs::set_permissions(file.path(), Permissions::from_mode(kept)).unwrap();
-            file.set("A", &format!("{kept}")).unwrap();
-            assert_eq!(mode(&file), kept);
-        }
-    }
-
-    #[test]
-    fn a_missing_folder_is_created_only_where_it_is_ours() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("frontend/.env");
-        let file = DotenvFile::in_existing_folder(path);
-        assert!(matches!(file.set("A", "1"), Err(DotenvError::NoFolder)));
-        assert!(!folder.path().join("frontend").exists());
-        assert!(file.remove("A").is_ok());
-    }
-
-    #[test]
-    fn a_symlink_a_directory_and_a_fifo_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("target"), "A=1\n").unwrap();
-        symlink(folder.path().join("target"), folder.path().join("link")).unwrap();
-        fs::create_dir(folder.path().join("directory")).unwrap();
-        let fifo = folder.path().join("fifo");
-        let made = std::process::Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap();
-        assert!(made.success());
-        for name in ["link", "directory", "fifo"] {
-            let file = DotenvFile::creating_folder(folder.path().join(name));
-            assert!(
-                matches!(file.set("A", "2"), Err(DotenvError::NotAFile)),
-                "{name}"
-            );
-            assert!(
-                matches!(file.get("A"), Err(DotenvError::NotAFile)),
-                "{name}"
-            );
-        }
-        assert_eq!(
-            fs::read_to_string(folder.path().join("target")).unwrap(),
-            "A=1\n"
-        );
-    }
-
-    #[test]
-    fn of_many_writers_at_once_none_is_lost() {
-        let (_folder, file) = file_with("");
-        std::thread::scope(|scope| {
-            for writer in 0..8 {
-                let file = &file;
-                scope.spawn(move || {
-                    for n in 0..20 {
-                        file.set(&format!("KEY_{writer}_{n}"), "v").unwrap();
-                    }
-                });
-            }
-        });
-        assert_eq!(pairs(&fs::read_to_string(file.path()).unwrap()).len(), 160);
-    }
-
-    proptest! {
-        #[test]
-        fn every_value_that_is_written_reads_back_the_same(value in "[ -~]{0,40}", before in "(A=1|# c|B='x y'|export C=3|)(\r?\n){0,2}") {
-            let (_folder, file) = file_with(&before);
-            match file.set("GEMINI_API_KEY", &value) {
-                Ok(()) => prop_assert_eq!(file.get("GEMINI_API_KEY").unwrap(), Some(value)),
-                Err(DotenvError::Unwritable) => {
-                    prop_assert!(value.contains(['\'', '\\', '$']), "refused {:?}", value);
-                }
-                Err(error) => prop_assert!(false, "{error}"),
-            }
-        }
-
-        #[test]
-        fn setting_and_removing_gives_back_the_same_bytes(before in "((A=1|# c|B='x y'|export C=3|)(\r?\n)){0,6}") {
-            let (_folder, file) = file_with(&before);
-            file.set("GEMINI_API_KEY", "new").unwrap();
-            file.remove("GEMINI_API_KEY").unwrap();
-            prop_assert_eq!(fs::read_to_string(file.path()).unwrap(), before);
-        }
-    }
-}
+mod tests;

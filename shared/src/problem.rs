@@ -85,6 +85,8 @@ codes! {
         "Save a new key under API keys."
     ApiKeyPaused "api_key_paused" CONFLICT "The key is paused"
         "Switch the key on under API keys."
+    KeyStillInForce "key_still_in_force" CONFLICT "Another key is still used"
+        "Take the key out of the environment or the file it stands in."
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many calls"
         "Wait, then try again."
     ProviderRateLimited "provider_rate_limited" TOO_MANY_REQUESTS "The provider's quota is used up"

@@ -121,7 +121,8 @@ impl<'a> UserApiKeys<'a> {
         }
     }
 
-    /// Finds and opens one key. In Local mode the developer's environment and `.env` come first.
+    /// Finds and opens one key. In Local mode the developer's environment and `.env` come first, and a
+    /// row that is paused or expired keeps them from being used, too.
     ///
     /// # Errors
     /// [`KeyError`]; never another key instead.
@@ -134,12 +135,10 @@ impl<'a> UserApiKeys<'a> {
     /// # Errors
     /// [`KeyError::Missing`], or the table.
     pub async fn find(&self, provider: Provider) -> Result<Found<'_>, KeyError> {
+        let row = self.access.table.get(self.user, provider).await?;
         let place = match self.developer.and_then(|keys| keys.find(provider)) {
-            Some(key) => Place::Developer(key),
-            None => {
-                let row = self.access.table.get(self.user, provider).await?;
-                Place::Table(Box::new(row.ok_or(KeyError::Missing(provider))?))
-            }
+            Some(key) => Place::Developer(key, row.map(|row| Box::new(row.record))),
+            None => Place::Table(Box::new(row.ok_or(KeyError::Missing(provider))?)),
         };
         Ok(Found {
             keys: self,
@@ -157,7 +156,8 @@ pub struct Found<'a> {
 }
 
 enum Place {
-    Developer(ApiKey),
+    /// With the row's record, where there is a row.
+    Developer(ApiKey, Option<Box<Record>>),
     Table(Box<SealedRow>),
 }
 
@@ -166,7 +166,7 @@ impl Found<'_> {
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
         match &self.place {
-            Place::Developer(_) => None,
+            Place::Developer(..) => None,
             Place::Table(row) => Some(&row.record),
         }
     }
@@ -194,7 +194,10 @@ impl Found<'_> {
     /// [`KeyError`]; a refused open is on the record too.
     pub async fn open(self, event: &Event<'_>) -> Result<Opened, KeyError> {
         let opened = match self.place {
-            Place::Developer(key) => self.keys.of_developer(self.provider, key, event).await?,
+            Place::Developer(key, row) => {
+                let keys = self.keys;
+                keys.of_developer(self.provider, key, row, event).await?
+            }
             Place::Table(row) => self.keys.of_table(self.provider, *row, event).await?,
         };
         telemetry::opened(self.keys.access.audit.function(), self.provider);
@@ -207,6 +210,7 @@ impl UserApiKeys<'_> {
         &self,
         provider: Provider,
         key: ApiKey,
+        row: Option<Box<Record>>,
         event: &Event<'_>,
     ) -> Result<Opened, KeyError> {
         let credential = Credential {
@@ -217,8 +221,47 @@ impl UserApiKeys<'_> {
         };
         let event = about(event, provider, &credential.kid);
         let audit = &self.access.audit;
-        audit.write(self.user, &event, Outcome::Ok).await?;
+        let Some(record) = row else {
+            audit.write(self.user, &event, Outcome::Ok).await?;
+            return Ok(Opened { key, credential });
+        };
+        self.refuse_unusable(provider, &record, &event).await?;
+        let (audited, ()) = tokio::join!(
+            audit.write(self.user, &event, Outcome::Ok),
+            self.note_use(provider, &record, &event),
+        );
+        audited?;
         Ok(Opened { key, credential })
+    }
+
+    /// A paused or expired key is on the record as refused.
+    async fn refuse_unusable(
+        &self,
+        provider: Provider,
+        record: &Record,
+        event: &Event<'_>,
+    ) -> Result<(), KeyError> {
+        let error = match record.enabled {
+            false => KeyError::Paused(provider),
+            true if record.expired(event.now) => KeyError::Expired(provider),
+            true => return Ok(()),
+        };
+        let audit = &self.access.audit;
+        audit.note(self.user, event, Outcome::Refused).await;
+        Err(error)
+    }
+
+    /// The day; a check is not the person's use.
+    async fn note_use(&self, provider: Provider, record: &Record, event: &Event<'_>) {
+        if matches!(event.action, Action::Check) {
+            return;
+        }
+        let marker = &self.access.marker;
+        let marked = marker.used(self.user, provider, record, event.now).await;
+        if let Err(error) = marked {
+            // A day that is missing from a list keeps nobody from using their key.
+            tracing::warn!(%error, request_id = event.request_id, "use not noted");
+        }
     }
 
     async fn of_table(
@@ -227,49 +270,20 @@ impl UserApiKeys<'_> {
         row: SealedRow,
         event: &Event<'_>,
     ) -> Result<Opened, KeyError> {
-        let KeyAccess {
-            opener,
-            audit,
-            marker,
-            ..
-        } = self.access;
+        let KeyAccess { opener, audit, .. } = self.access;
         let event = about(event, provider, &row.record.kid);
-        let unusable = match row.record.enabled {
-            false => Some(KeyError::Paused(provider)),
-            true => row
-                .record
-                .expired(event.now)
-                .then_some(KeyError::Expired(provider)),
-        };
-        if let Some(error) = unusable {
-            audit.note(self.user, &event, Outcome::Refused).await;
-            return Err(error);
-        }
+        self.refuse_unusable(provider, &row.record, &event).await?;
         let binding = Binding {
             user: self.user.id(),
             provider,
             kid: &row.record.kid,
         };
-        let (opened, audited, marked) = tokio::join!(
+        let (opened, audited, ()) = tokio::join!(
             opener.open(&row.sealed, &binding),
             audit.write(self.user, &event, Outcome::Ok),
-            async {
-                match event.action {
-                    // A check is not the person's use.
-                    Action::Check => Ok(()),
-                    _ => {
-                        marker
-                            .used(self.user, provider, &row.record, event.now)
-                            .await
-                    }
-                }
-            },
+            self.note_use(provider, &row.record, &event),
         );
         audited?;
-        if let Err(error) = marked {
-            // A day that is missing from a list keeps nobody from using their key.
-            tracing::warn!(%error, request_id = event.request_id, "use not noted");
-        }
         let key = match opened {
             Ok(key) => key,
             Err(error) => {

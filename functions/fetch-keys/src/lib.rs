@@ -306,11 +306,9 @@ async fn validate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
         let developer = deps.developer.as_ref().and_then(|dev| dev.find(provider));
         let record = keys.iter().find(|key| key.provider() == Some(provider));
         let (valid, status) = match (developer, record) {
+            (_, Some(record)) if !record.enabled || record.expired(call.now) => (false, "invalid"),
             (Some(_), _) => (true, "unverified"),
             (None, None) => (false, "missing"),
-            (None, Some(record)) if !record.enabled || record.expired(call.now) => {
-                (false, "invalid")
-            }
             (None, Some(record)) => match record.status {
                 Status::Active => (true, "configured"),
                 Status::Unverified => (true, "unverified"),

@@ -45,7 +45,8 @@ const CHANGE_SHAPE: &str = "one or more of enabled (true or false), description 
 
 /// Pause a key, word it, or let it expire.
 ///
-/// One `UpdateItem`.
+/// One `UpdateItem`. In Local mode a key that stands in the environment or in `.env` alone is saved first:
+/// what is paused or expired is not used, wherever it stands.
 #[utoipa::path(
     patch,
     path = "/api/onboarding/api-keys/{provider}",
@@ -86,6 +87,7 @@ pub(crate) async fn change(deps: &Deps, call: &Call<Action>) -> Result<Response<
         description: description.map(|text| text.filter(|text| !text.is_empty())),
         expires_at,
     };
+    deps.adopt(call, provider).await?;
     let event = call.event(audit::Action::Change, Some(provider), None);
     let work = deps.keys.change(&call.user, provider, change, call.now);
     let record = deps

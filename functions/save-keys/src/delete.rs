@@ -14,7 +14,8 @@ use crate::{Action, Deps};
 /// Delete a key.
 ///
 /// The files first: a row that is left over is deleted by the next try, a line that is left over
-/// would still be used.
+/// would still be used. In Local mode a key that stays in the environment, or in a file that takes no
+/// change, is paused in its place.
 #[utoipa::path(
     delete,
     path = "/api/onboarding/api-keys/{provider}",
@@ -26,6 +27,7 @@ use crate::{Action, Deps};
     responses(
         (status = 204, description = "there is no such key any more"),
         (status = 400, description = "invalid_request, unknown_provider"),
+        (status = 409, description = "key_still_in_force"),
         (status = 412, description = "version_conflict"),
     )
 )]
@@ -36,7 +38,7 @@ pub(crate) async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<
     if version.is_some() && deps.keys.before(&call.user, provider).await?.version() != version {
         return Err(TableError::Condition.into());
     }
-    deps.remove_lines(&[provider])?;
+    deps.take_out(call, provider).await?;
     let event = call.event(audit::Action::Delete, Some(provider), None);
     let one = [provider];
     let work = deps.keys.delete(&call.user, &one, version);
@@ -50,7 +52,10 @@ pub(crate) async fn delete(deps: &Deps, call: &Call<Action>) -> Result<Response<
 #[utoipa::path(
     delete,
     path = "/api/onboarding/api-keys",
-    responses((status = 204, description = "there is no key any more"))
+    responses(
+        (status = 204, description = "there is no key any more"),
+        (status = 409, description = "key_still_in_force"),
+    )
 )]
 pub(crate) async fn delete_all(
     deps: &Deps,
@@ -62,9 +67,16 @@ pub(crate) async fn delete_all(
         return Err(Problem::invalid_request(detail));
     }
     let _order = deps.in_order().await;
-    deps.remove_lines(Provider::ALL)?;
+    let (mut gone, mut stays) = (Vec::new(), Ok(()));
+    for &provider in Provider::ALL {
+        match deps.take_out(call, provider).await {
+            Ok(()) => gone.push(provider),
+            still => stays = stays.and(still),
+        }
+    }
     let event = call.event(audit::Action::Delete, None, None);
-    let work = deps.keys.delete(&call.user, Provider::ALL, None);
+    let work = deps.keys.delete(&call.user, &gone, None);
     deps.audited(&call.user, &event, work).await?;
+    stays?;
     Ok(empty(StatusCode::NO_CONTENT))
 }

@@ -12,7 +12,7 @@ use user_api_keys::{
 };
 use utoipa::ToSchema;
 
-use crate::{Action, BODY_MAX_BYTES, Deps};
+use crate::{Action, BODY_MAX_BYTES, Deps, elsewhere::still_in_force};
 
 /// One line of the front end's `.env`.
 #[derive(Deserialize, ToSchema)]
@@ -55,6 +55,7 @@ struct FrontendEnvAnswer {
         (status = 200, description = "the line is written", body = FrontendEnvAnswer),
         (status = 400, description = "invalid_request, invalid_api_key"),
         (status = 404, description = "not_found"),
+        (status = 409, description = "key_still_in_force"),
     )
 )]
 pub(crate) async fn frontend_env(
@@ -73,9 +74,13 @@ pub(crate) async fn frontend_env(
     let event = call.event(audit::Action::FrontendEnv, Some(provider), None);
     deps.audit.write(&call.user, &event, Outcome::Ok).await?;
     let written = developer.save_for_browser(name, &key);
-    if written.files.is_empty() {
+    if !written
+        .as_ref()
+        .is_ok_and(|written| !written.files.is_empty())
+    {
         deps.audit.note(&call.user, &event, Outcome::Failed).await;
     }
+    let written = written.map_err(|still| still_in_force("The line was not written", &still))?;
     json(&FrontendEnvAnswer {
         message: "front end environment updated",
         key: name,

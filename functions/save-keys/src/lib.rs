@@ -2,6 +2,7 @@
 
 mod change;
 mod delete;
+mod elsewhere;
 mod frontend_env;
 mod restore;
 mod save;
@@ -16,8 +17,6 @@ use user_api_keys::{
     endpoint::{Call, Effect, Endpoint, Route, SetupError},
     key_table::{KeyWriter, TableError},
     plain_text::is_plain_text,
-    problem::Problem,
-    provider::Provider,
     provider_check::Checker,
     rate_limit::Class,
     sealing::Sealer,
@@ -160,19 +159,6 @@ impl Deps {
             self.audit.note(user, event, Outcome::Failed).await;
         }
         done
-    }
-
-    /// Takes the providers' lines out of the `.env` files.
-    fn remove_lines(&self, providers: &[Provider]) -> Result<(), Problem> {
-        let Some(developer) = &self.developer else {
-            return Ok(());
-        };
-        let mut providers = providers.iter();
-        providers
-            .try_for_each(|&provider| developer.remove(provider))
-            .map_err(|error| {
-                Problem::internal(format!("a line of an .env file was not removed: {error}"))
-            })
     }
 
     /// Held over a change of the table and of the `.env` files.

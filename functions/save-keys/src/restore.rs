@@ -31,7 +31,7 @@ use crate::{
     responses(
         (status = 200, description = "the earlier key is in use again", body = SaveAnswer<'_>),
         (status = 400, description = "invalid_request, unknown_provider"),
-        (status = 409, description = "no_api_key"),
+        (status = 409, description = "no_api_key, key_still_in_force"),
         (status = 412, description = "version_conflict"),
     )
 )]
@@ -52,13 +52,7 @@ pub(crate) async fn restore(deps: &Deps, call: &Call<Action>) -> Result<Response
         return Err(TableError::Condition.into());
     }
     let wanted = keys.wanted().clone();
-    let warnings = match &deps.developer {
-        Some(developer) if developer.find(provider).is_some() => {
-            deps.remove_lines(&[provider])?;
-            vec![still_elsewhere(deps, provider)]
-        }
-        _ => Vec::new(),
-    };
+    let was_elsewhere = deps.give_way(provider)?;
     let event = call.event(audit::Action::Restore, Some(provider), Some(&wanted.kid));
     let restore = Restore {
         replaces,
@@ -83,7 +77,7 @@ pub(crate) async fn restore(deps: &Deps, call: &Call<Action>) -> Result<Response
             },
         },
         env_files: None,
-        warnings,
+        warnings: Vec::from_iter(was_elsewhere.then(|| taken_out(provider))),
     })
 }
 
@@ -98,17 +92,10 @@ fn nothing_kept(provider: Provider) -> Problem {
     )
 }
 
-/// Local mode: what the developer should know of the other places a key is read from.
-fn still_elsewhere(deps: &Deps, provider: Provider) -> String {
+fn taken_out(provider: Provider) -> String {
     let variable = provider.facts().env;
-    let developer = deps.developer.as_ref();
-    match developer.is_some_and(|keys| keys.find(provider).is_some()) {
-        true => {
-            format!("{variable} in the server's environment wins over the restored key; unset it")
-        }
-        false => format!(
-            "{variable} was taken out of the .env files and is read from the table; save the key again \
-             to have it there"
-        ),
-    }
+    format!(
+        "{variable} was taken out of the .env files and is read from the table; save the key again to have \
+         it there"
+    )
 }

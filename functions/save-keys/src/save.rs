@@ -101,6 +101,7 @@ pub(crate) struct SavedKey<'a> {
     responses(
         (status = 200, description = "the key is saved", body = SaveAnswer<'_>),
         (status = 400, description = "invalid_request, unknown_provider, invalid_api_key"),
+        (status = 409, description = "key_still_in_force"),
         (status = 412, description = "version_conflict"),
         (status = 422, description = "provider_rejected_key"),
     )
@@ -115,6 +116,7 @@ pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Bo
         return Err(Problem::invalid_request(format!("Send {SAVE_SHAPE}.")));
     }
     let replaces = call.if_match()?;
+    deps.gives_way(provider, Some(&key))?;
     let how = check_on_save(deps, call)?;
     let kid = ulid::Ulid::new().to_string();
     let hint = key.hint();
@@ -149,7 +151,7 @@ pub(crate) async fn save(deps: &Deps, call: &Call<Action>) -> Result<Response<Bo
     let _order = deps.in_order().await;
     let saved = deps.keys.save(&call.user, before, &new, call.now).await;
     let version = deps.recorded(&call.user, &event, saved).await?;
-    let written = deps.developer.as_ref().map(|dev| dev.save(provider, &key));
+    let written = deps.to_files(provider, &key)?;
     let (env_files, mut warnings) = written.map_or((None, Vec::new()), |written| {
         (Some(written.files), written.warnings)
     });

@@ -1,9 +1,15 @@
 //! The developer's `.env` files, and what comes before and after them.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};
+use std::collections::BTreeMap;
 
 use secrecy::SecretString;
-use user_api_keys::{api_key::ApiKey, config::Config, dotenv::DotenvFile, provider::Provider};
+use user_api_keys::{
+    api_key::ApiKey,
+    config::Config,
+    developer_keys::{self, tidied},
+    dotenv::DotenvFile,
+    provider::Provider,
+};
 
 use super::Findings;
 
@@ -25,45 +31,47 @@ pub(super) fn look(
 fn file(backend: &DotenvFile, findings: &mut Findings) {
     let path = backend.path();
     let shown = path.display();
-    match backend.get("GEMINI_API_KEY") {
-        Err(error) => findings.wrong(
-            format_args!("{shown}: {error}"),
-            "keys are not saved to it and not read from it; mend or move the file",
-        ),
-        Ok(_) if !path.exists() => match writable(path) {
-            true => findings.good(format_args!("{shown} is not there yet; the first save makes it")),
-            false => findings.wrong(
-                format_args!("{shown} cannot be made"),
-                "keys are not saved to it; make its folder yours, or name another file in BACKEND_ENV_FILE",
-            ),
-        },
-        Ok(_) if !writable(path) => findings.wrong(
-            format_args!("{shown} or its folder cannot be written"),
-            "keys are not saved to it; make both yours (chown), or name another file in BACKEND_ENV_FILE",
-        ),
-        Ok(_) => {
-            let mode = fs::metadata(path).map_or(0, |file| file.permissions().mode());
-            match mode & 0o077 {
-                0 => findings.good(format_args!("{shown} is read and written")),
-                _ => findings.odd(
-                    format_args!("{shown} can be read by others on this machine"),
-                    format_args!("chmod 600 {shown}"),
-                ),
+    match backend.contents() {
+        Err(error) => {
+            return findings.wrong(
+                format_args!("{shown}: {error}"),
+                "keys are not saved to it and not read from it; mend or move the file",
+            );
+        }
+        Ok(contents) => {
+            for complaint in contents.complaints {
+                let mend =
+                    "python-dotenv does not read it either; mend the line, the others are read";
+                findings.odd(format_args!("{shown}: {complaint}"), mend);
             }
         }
     }
+    left_behind(backend, findings);
+    match (backend.could_write(), path.exists()) {
+        (Ok(()), false) => findings.good(format_args!(
+            "{shown} is not there yet; the first save makes it"
+        )),
+        (Err(error), _) => findings.wrong(
+            format_args!("{shown} cannot be written: {error}"),
+            "keys are not saved to it; make it and its folder yours (chown), or name another file in BACKEND_ENV_FILE",
+        ),
+        (Ok(()), true) if backend.others_read() => findings.odd(
+            format_args!("{shown} can be read by others on this machine"),
+            format_args!("chmod 600 {shown}"),
+        ),
+        (Ok(()), true) => findings.good(format_args!("{shown} is read and written")),
+    }
 }
 
-/// Whether a file can be put there: its nearest folder that exists takes a new file.
-fn writable(path: &Path) -> bool {
-    let folder = path
-        .ancestors()
-        .skip(1)
-        .find(|folder| folder.as_os_str().is_empty() || folder.is_dir());
-    let folder = folder
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    tempfile::tempfile_in(folder).is_ok()
+/// Files with keys that nobody needs.
+fn left_behind(file: &DotenvFile, findings: &mut Findings) {
+    let ours: Vec<_> = developer_keys::names().collect();
+    for left in file.left_behind(&ours).unwrap_or_default() {
+        findings.odd(
+            format_args!("{}: a save that was killed left it", left.display()),
+            "it may hold keys; the next start of the server takes it away",
+        );
+    }
 }
 
 /// Which of a provider's keys is used, if it is not the one people think.
@@ -79,12 +87,20 @@ fn key(
         .ok()
         .flatten()
         .filter(|text| !text.is_empty());
-    let usable = |text: &str| ApiKey::parse(SecretString::from(text.to_owned()));
-    if let Some(Err(rule)) = in_file.as_deref().map(usable) {
-        findings.odd(
-            format_args!("{name} in {} is no key: {rule}", backend.path().display()),
-            "it counts as none, so the table's is used; put the key there, or take the line out",
-        );
+    let usable = |text: &str| ApiKey::parse(SecretString::from(tidied(text).to_owned()));
+    if let Some(text) = &in_file {
+        let shown = backend.path().display();
+        if let Err(rule) = usable(text) {
+            findings.odd(
+                format_args!("{name} in {shown} is no key: {rule}"),
+                "it counts as none, so the table's is used; put the key there, or take the line out",
+            );
+        } else if text.contains("${") {
+            findings.odd(
+                format_args!("{name} in {shown} holds ${{"),
+                "python-dotenv's load_dotenv puts a variable in its place, and this server does not",
+            );
+        }
     }
     let Some(set) = environment.get(name) else {
         return;
@@ -94,9 +110,13 @@ fn key(
             format_args!("{name} in the environment is no key: {rule}"),
             format_args!("it counts as none; unset {name}"),
         ),
-        Ok(_) if in_file.as_ref().is_some_and(|text| text != set) => findings.odd(
+        Ok(_) if in_file.as_ref().is_some_and(|text| tidied(text) != tidied(set)) => findings.odd(
             format_args!("{name} in the environment is another key than in .env, and the environment's is used"),
             format_args!("unset {name} and start the server again, if .env has the right one"),
+        ),
+        Ok(_) if tidied(set) != set => findings.odd(
+            format_args!("{name} in the environment has white space or quotes around it"),
+            "it is used without them, and other programs may not do so; set it again without",
         ),
         Ok(_) => findings.good(format_args!("{name} comes from the environment")),
     }

@@ -7,9 +7,14 @@ use user_api_keys::api_key::InvalidApiKey;
 /// What became of the key at a place.
 pub(super) type One = (String, Result<(), Reason>);
 
+/// Places of what is not even looked at, and why.
+pub(super) type Skipped = Vec<(String, Reason)>;
+
 /// Why a key was not imported, or is not what its source says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(super) enum Reason {
+    #[error("what python-dotenv does not read either")]
+    Line,
     #[error("there is a newer one")]
     Older,
     #[error("its session is missing, so it is nobody's")]

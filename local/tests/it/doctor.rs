@@ -127,6 +127,46 @@ fn every_planted_fault_of_settings_and_files_is_found_with_what_mends_it() {
             "mend or move the file",
         ),
         (
+            |folder, _| dotenv(folder, "A=1\nNAME=Bob's app\nwords of mine\n"),
+            "odd    backend/.env: line 3 cannot be read",
+            "mend the line",
+        ),
+        (
+            |folder, _| dotenv(folder, "\u{feff}A=1\n"),
+            "odd    backend/.env: line 1 begins with a byte order mark",
+            "mend the line",
+        ),
+        (
+            |folder, _| {
+                dotenv(folder, "");
+                let utf16 = "\u{feff}A=1\n".encode_utf16().flat_map(u16::to_le_bytes);
+                fs::write(folder.join("backend/.env"), utf16.collect::<Vec<_>>()).unwrap();
+            },
+            "WRONG  backend/.env: it is UTF-16 text",
+            "save it as UTF-8",
+        ),
+        (
+            |folder, _| dotenv(folder, "EXA_API_KEY=exa-${KEY}-of-mine\n"),
+            "odd    EXA_API_KEY in backend/.env holds ${",
+            "load_dotenv puts a variable in its place",
+        ),
+        (
+            |folder, _| {
+                dotenv(folder, "GEMINI_API_KEY=x\n");
+                let left = folder.join("backend/.env-hd7B7j");
+                fs::write(left, "GEMINI_API_KEY=old\n").unwrap();
+            },
+            "odd    backend/.env-hd7B7j: a save that was killed left it",
+            "the next start of the server takes it away",
+        ),
+        (
+            |_, doctor| {
+                doctor.env("GEMINI_API_KEY", format!("{KEY}\n"));
+            },
+            "odd    GEMINI_API_KEY in the environment has white space or quotes around it",
+            "used without them",
+        ),
+        (
             |folder, _| dotenv(folder, "EXA_API_KEY=your_api_key\n"),
             "odd    EXA_API_KEY in backend/.env is no key",
             "put the key there",

@@ -8,6 +8,7 @@ mod canary;
 mod check_keys;
 mod checks;
 mod description;
+mod developer_keys;
 mod doctor;
 mod doors;
 mod faults;

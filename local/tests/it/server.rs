@@ -174,13 +174,12 @@ async fn local_mode_reads_the_environment_then_the_file_then_the_table() {
     drop(server);
     let server = serve(Some("AQ.of-the-environment-0001"));
     assert_eq!(hint(&server).await, "0001");
-    let (_, saved) = server
+    let (status, saved) = server
         .save(None, "gemini", "AQ.of-the-table-and-file")
         .await;
-    let warning = saved["warnings"][0].as_str().unwrap();
-    assert!(
-        warning.contains("GEMINI_API_KEY") && warning.contains("wins"),
-        "{warning}"
+    assert_eq!(
+        (status, &saved["code"]),
+        (409, &json!("key_still_in_force"))
     );
 }
 

@@ -2,11 +2,17 @@
 
 use std::ops::Range;
 
-/// `value` as Rust's, Python's and Node's dotenv libraries all read it back, or `None`.
+use super::grammar::{Binding, Statement, statements};
+
+/// A byte order mark: python-dotenv takes it for the first character of the first name, Node's dotenv and
+/// whoever wrote the file do not.
+pub(super) const MARK: char = '\u{feff}';
+
+/// `value` as python-dotenv and Node's dotenv both read it back, or `None`.
 pub(super) fn quote(value: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=+@%,".contains(c);
     if value.contains(['\n', '\r', '\0']) || value.contains("${") {
-        return None; // python-dotenv expands ${…} whatever the quotes.
+        return None; // python-dotenv expands ${…} whatever the quotes, unless it is told not to.
     }
     if !value.is_empty() && value.chars().all(plain) {
         return Some(value.to_owned());
@@ -21,15 +27,22 @@ pub(super) fn quote(value: &str) -> Option<String> {
 
 /// Replaces the value in the last assignment of `name`, or appends one in the file's line ending.
 pub(super) fn set(text: &str, name: &str, quoted: &str) -> String {
-    if let Some(last) = assignments(text, name).pop() {
-        return format!(
-            "{}{quoted}{}",
-            &text[..last.value.start],
-            &text[last.value.end..]
-        );
+    let text = without_mark(text, name);
+    if let Some((_, last)) = assignments(text, name).pop() {
+        let (equals, range) = match last.value {
+            Some(value) => ("", value.range),
+            None => ("=", last.name_end..last.name_end),
+        };
+        // Nothing but white space keeps a comment from becoming part of the value.
+        let gap = match text[range.end..].starts_with('#') {
+            true => " ",
+            false => "",
+        };
+        let (before, after) = (&text[..range.start], &text[range.end..]);
+        return format!("{before}{equals}{quoted}{gap}{after}");
     }
     let ending = if text.contains("\r\n") { "\r\n" } else { "\n" };
-    let gap = if text.is_empty() || text.ends_with('\n') || text == "\u{feff}" {
+    let gap = if text.is_empty() || text.ends_with(['\n', '\r']) {
         ""
     } else {
         ending
@@ -39,98 +52,33 @@ pub(super) fn set(text: &str, name: &str, quoted: &str) -> String {
 
 /// Removes every assignment of `name`, each with its line ending.
 pub(super) fn remove(text: &str, name: &str) -> String {
+    let text = without_mark(text, name);
     let mut kept = String::with_capacity(text.len());
     let mut from = 0;
-    for assignment in assignments(text, name) {
-        kept.push_str(&text[from..assignment.line.start]);
-        from = assignment.line.end;
+    for (range, _) in assignments(text, name) {
+        kept.push_str(&text[from..range.start]);
+        from = range.end;
     }
     kept.push_str(&text[from..]);
     kept
 }
 
-/// Byte ranges of an assignment: the whole line with its ending, and the value in its quotes.
-struct Assignment {
-    line: Range<usize>,
-    value: Range<usize>,
-}
-
-fn assignments(text: &str, name: &str) -> Vec<Assignment> {
-    let mut found = Vec::new();
-    let mut start = if text.starts_with('\u{feff}') {
-        '\u{feff}'.len_utf8()
-    } else {
-        0
+/// The text without the byte order mark at its start, where without it `name` is its first name.
+fn without_mark<'t>(text: &'t str, name: &str) -> &'t str {
+    let Some(bare) = text.strip_prefix(MARK) else {
+        return text;
     };
-    while start < text.len() {
-        let physical_end = line_end(text, start);
-        let Some((assigned, value_start)) = assigned_name(&text[start..physical_end]) else {
-            start = physical_end;
-            continue;
-        };
-        let value = value_range(text, start + value_start, physical_end);
-        let end = line_end(text, value.end);
-        if assigned == name {
-            found.push(Assignment {
-                line: start..end,
-                value,
-            });
-        }
-        start = end;
+    let first = statements(bare).into_iter().next();
+    match first.and_then(|statement| statement.read.ok().flatten()) {
+        Some(binding) if binding.name == name => bare,
+        _ => text,
     }
-    found
 }
 
-/// Where the line that holds byte `from` ends, its ending included.
-fn line_end(text: &str, from: usize) -> usize {
-    text[from..]
-        .find('\n')
-        .map_or(text.len(), |at| from + at + 1)
-}
-
-/// The name that a line assigns, and where its value starts.
-fn assigned_name(line: &str) -> Option<(&str, usize)> {
-    let equals = line.find('=')?;
-    let left = line[..equals].trim();
-    let name = match left.strip_prefix("export") {
-        Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
-        _ => left,
+fn assignments(text: &str, name: &str) -> Vec<(Range<usize>, Binding)> {
+    let of_name = |Statement { range, read }| {
+        let binding: Binding = read.ok()??;
+        (binding.name == name).then_some((range, binding))
     };
-    let is_name = !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
-    let value = line[equals + 1..].trim_start_matches([' ', '\t']);
-    is_name.then(|| (name, line.len() - value.len()))
-}
-
-/// The value in its quotes, without a trailing comment; a quoted one may span lines.
-fn value_range(text: &str, start: usize, physical_end: usize) -> Range<usize> {
-    let rest = &text[start..];
-    if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '\'' | '"'))
-        && let Some(end) = closing_quote(rest, quote)
-    {
-        return start..start + end;
-    }
-    let line = text[start..physical_end].trim_end_matches(['\r', '\n']);
-    let value = match line.find(" #").into_iter().chain(line.find("\t#")).min() {
-        Some(comment) => &line[..comment],
-        None if line.starts_with('#') => "",
-        None => line,
-    };
-    start..start + value.trim_end().len()
-}
-
-/// Just past the quote that closes the one `text` starts with.
-fn closing_quote(text: &str, quote: char) -> Option<usize> {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if c == quote => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
+    statements(text).into_iter().filter_map(of_name).collect()
 }

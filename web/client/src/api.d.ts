@@ -59,8 +59,8 @@ export interface paths {
         put?: never;
         /**
          * Save or replace a key.
-         * @description `Encrypt` beside the provider's check and a look at the row, then the audit record, then one write;
-         *     in Local mode also the `.env` files. A key that is replaced can be restored for a day.
+         * @description A look at the row beside the count, then `Encrypt` beside the provider's check, then one write with
+         *     the audit record; in Local mode also the `.env` files. A key that is replaced can be restored for a day.
          */
         post: operations["save"];
         /**
@@ -173,14 +173,16 @@ export interface paths {
         /**
          * Delete a key.
          * @description The files first: a row that is left over is deleted by the next try, a line that is left over
-         *     would still be used.
+         *     would still be used. In Local mode a key that stays in the environment, or in a file that takes no
+         *     change, is paused in its place.
          */
         delete: operations["delete"];
         options?: never;
         head?: never;
         /**
          * Pause a key, word it, or let it expire.
-         * @description One `UpdateItem`.
+         * @description One `UpdateItem`. In Local mode a key that stands in the environment or in `.env` alone is saved first:
+         *     what is paused or expired is not used, wherever it stands.
          */
         patch: operations["change"];
         trace?: never;
@@ -197,7 +199,7 @@ export interface paths {
         /**
          * Bring back the key that was replaced.
          * @description For a day after a save: the two change places, so that a restore can be restored, too. Two
-         *     `GetItem`s side by side, the audit record, one `TransactWriteItems`. In Local mode the `.env` lines
+         *     `GetItem`s side by side, one `TransactWriteItems` with the audit record. In Local mode the `.env` lines
          *     are taken out first, since they would win: no function that saves can open a key to write it there.
          */
         post: operations["restore"];
@@ -445,10 +447,14 @@ export interface components {
         };
         /** @description A record as its owner reads it. */
         AuditRecord: {
-            /** @description `save`, `change`, `restore`, `delete`, `open`, `export` or `check`. */
+            /** @description `save`, `change`, `restore`, `delete`, `open`, `export`, `check`, `look` or `frontend_env`. */
             action: string;
+            /** @description Who was signed in on the user's behalf: a Clerk user id, or `unnamed`. */
+            actor?: string | null;
             /** @description When, RFC 3339 in UTC. */
             at: string;
+            /** @description The AWS identity that called, where Lambda says which. */
+            caller?: string | null;
             /** @description By which function. */
             function: string;
             /** @description Which key. */
@@ -461,6 +467,10 @@ export interface components {
             purpose?: string | null;
             /** @description In which request. */
             request_id: string;
+            /** @description The same for everything that one session did; the session's id cannot be told from it. */
+            session?: string | null;
+            /** @description How it was known who the user is: `session`, `trusted_caller`, `local` or `job`. */
+            via?: string | null;
         };
         /**
          * @description What to change about a key; what is left out stays.
@@ -867,7 +877,7 @@ export interface components {
         /** @description A failure, `application/problem+json` (RFC 9457). */
         Problem: {
             /** @enum {string} */
-            code: "unauthorized" | "forbidden" | "invalid_request" | "unknown_provider" | "invalid_api_key" | "provider_rejected_key" | "no_api_key" | "api_key_expired" | "api_key_paused" | "rate_limited" | "provider_rate_limited" | "content_blocked" | "provider_unavailable" | "temporarily_unavailable" | "not_found" | "method_not_allowed" | "version_conflict" | "internal";
+            code: "unauthorized" | "forbidden" | "invalid_request" | "unknown_provider" | "invalid_api_key" | "provider_rejected_key" | "no_api_key" | "api_key_expired" | "api_key_paused" | "key_still_in_force" | "rate_limited" | "provider_rate_limited" | "content_blocked" | "provider_unavailable" | "temporarily_unavailable" | "not_found" | "method_not_allowed" | "version_conflict" | "internal";
             /** @description What to do. */
             detail: string;
             /** @description Names this request in our log. */
@@ -1238,6 +1248,15 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description `key_still_in_force`: Another key is still used */
+        "409.key_still_in_force": {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description `no_api_key`: No key saved */
         "409.no_api_key": {
             headers: {
@@ -1249,6 +1268,15 @@ export interface components {
         };
         /** @description `no_api_key`: No key saved; `api_key_expired`: The key has expired; `api_key_paused`: The key is paused */
         "409.no_api_key.api_key_expired.api_key_paused": {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description `no_api_key`: No key saved; `key_still_in_force`: Another key is still used */
+        "409.no_api_key.key_still_in_force": {
             headers: {
                 [name: string]: unknown;
             };
@@ -1386,6 +1414,7 @@ export interface operations {
             401: components["responses"]["401.unauthorized"];
             403: components["responses"]["403.forbidden"];
             404: components["responses"]["404.not_found"];
+            409: components["responses"]["409.key_still_in_force"];
             413: components["responses"]["413.invalid_request"];
             415: components["responses"]["415.invalid_request"];
             429: components["responses"]["429.rate_limited"];
@@ -1485,6 +1514,7 @@ export interface operations {
             400: components["responses"]["400.invalid_request.unknown_provider.invalid_api_key"];
             401: components["responses"]["401.unauthorized"];
             403: components["responses"]["403.forbidden"];
+            409: components["responses"]["409.key_still_in_force"];
             412: components["responses"]["412.version_conflict"];
             413: components["responses"]["413.invalid_request"];
             415: components["responses"]["415.invalid_request"];
@@ -1512,6 +1542,7 @@ export interface operations {
             };
             401: components["responses"]["401.unauthorized"];
             403: components["responses"]["403.forbidden"];
+            409: components["responses"]["409.key_still_in_force"];
             429: components["responses"]["429.rate_limited"];
             500: components["responses"]["500.internal"];
             503: components["responses"]["503.temporarily_unavailable"];
@@ -1659,7 +1690,10 @@ export interface operations {
     delete: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description the version to delete, in double quotes */
+                "If-Match"?: string;
+            };
             path: {
                 provider: components["schemas"]["Provider"];
             };
@@ -1674,9 +1708,11 @@ export interface operations {
                 };
                 content?: never;
             };
-            400: components["responses"]["400.unknown_provider"];
+            400: components["responses"]["400.invalid_request.unknown_provider"];
             401: components["responses"]["401.unauthorized"];
             403: components["responses"]["403.forbidden"];
+            409: components["responses"]["409.key_still_in_force"];
+            412: components["responses"]["412.version_conflict"];
             429: components["responses"]["429.rate_limited"];
             500: components["responses"]["500.internal"];
             503: components["responses"]["503.temporarily_unavailable"];
@@ -1685,7 +1721,10 @@ export interface operations {
     change: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description the version to change, in double quotes */
+                "If-Match"?: string;
+            };
             path: {
                 provider: components["schemas"]["Provider"];
             };
@@ -1710,6 +1749,7 @@ export interface operations {
             401: components["responses"]["401.unauthorized"];
             403: components["responses"]["403.forbidden"];
             409: components["responses"]["409.no_api_key"];
+            412: components["responses"]["412.version_conflict"];
             413: components["responses"]["413.invalid_request"];
             415: components["responses"]["415.invalid_request"];
             429: components["responses"]["429.rate_limited"];
@@ -1743,7 +1783,7 @@ export interface operations {
             400: components["responses"]["400.invalid_request.unknown_provider"];
             401: components["responses"]["401.unauthorized"];
             403: components["responses"]["403.forbidden"];
-            409: components["responses"]["409.no_api_key"];
+            409: components["responses"]["409.no_api_key.key_still_in_force"];
             412: components["responses"]["412.version_conflict"];
             429: components["responses"]["429.rate_limited"];
             500: components["responses"]["500.internal"];

@@ -4,21 +4,20 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::process::ExitStatusExt,
-    path::Path,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use local::token;
 use serde_json::{Value, json};
 
-use super::{INVOKE, KEYS, Place, key, open_gemini, times, under, unlimited};
+use super::{CANARY, INVOKE, KEYS, Place, key, leaks::files, open_gemini, times, under, unlimited};
 use crate::harness::{Server, clerk, command, start};
 
 /// Everything that changes a file.
-const WRITES: &str =
-    "write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,ftruncate,unlink,unlinkat,fchmod";
+const WRITES: &str = "write,pwrite64,fsync,fdatasync,linkat,rename,renameat,renameat2,ftruncate,unlink,unlinkat,fchmod";
 
 /// As `command`, killed at the `n`th write of a thread of its.
 fn killed_at(command: &Command, n: usize) -> Command {
@@ -228,7 +227,10 @@ async fn a_server_killed_at_any_write_leaves_the_old_env_file_or_the_new_one() {
                     assert_eq!(there, new, "write {n}: an acknowledged save is in the file")
                 }
                 Some(status) => panic!("{status} from a server that lives"),
-                None => assert!(there == sure || there == new, "write {n}: torn: {there:?}"),
+                None => {
+                    assert!(there == sure || there == new, "write {n}: torn: {there:?}");
+                    no_key_for_others(&folder, &file);
+                }
             }
             sure = there;
             if done.is_none() {
@@ -237,8 +239,100 @@ async fn a_server_killed_at_any_write_leaves_the_old_env_file_or_the_new_one() {
         }
         kills += usize::from(!end(&mut child).success());
     }
+    drop(start(&mut local()));
+    assert_eq!(with_a_key(&folder), [file], "after a start");
     assert!(kills >= rounds / 2, "{kills} of {rounds} died");
     place.keep("kills", &format!("{kills} kills"));
+}
+
+/// Every file below `folder` with a key in it.
+fn with_a_key(folder: &Path) -> Vec<PathBuf> {
+    let holds = |file: &PathBuf| {
+        let text = fs::read(file).unwrap();
+        text.windows(CANARY.len())
+            .any(|part| part == CANARY.as_bytes())
+    };
+    files(folder).into_iter().filter(holds).collect()
+}
+
+/// What a killed save leaves is its owner's alone, and a name that `.env` in a `.gitignore` holds for.
+fn no_key_for_others(folder: &Path, file: &Path) -> usize {
+    let mut left = with_a_key(folder);
+    left.retain(|left| left != file);
+    for left in &left {
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
+        assert_eq!(left.file_name(), file.file_name(), "{}", left.display());
+        assert_eq!(
+            mode(left) | mode(left.parent().unwrap()),
+            0,
+            "{}",
+            left.display()
+        );
+    }
+    left.len()
+}
+
+/// As somebody's own `kill -9`, at any time of a save.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_while_it_saves_leaves_no_key_beside_env_and_loses_no_save() {
+    let place = Place::new("kills-env");
+    let folder = place.path().join("backend");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(".env");
+    fs::write(&file, "# of the developer\n").unwrap();
+    let local = || {
+        let mut command = command(place.path(), &["--port", "0", "--stand-in"]);
+        unlimited(&mut command);
+        command
+    };
+    let (rounds, mut acknowledged, mut left) = (times(4, 200), 0, 0);
+    for round in 0..rounds {
+        let mut server = start(&mut local());
+        assert!(
+            with_a_key(&folder).iter().all(|found| *found == file),
+            "after a start"
+        );
+        let save = async |step: usize| {
+            let text = key(&format!("kill-{round}-{step}"));
+            let body = json!({"provider": "gemini", "api_key": text});
+            let done = call(&server.url, "POST", KEYS, "user_aaaaaaaa1", Some(body)).await;
+            assert_eq!(done, Some(200));
+        };
+        let line = |step| {
+            let text = key(&format!("kill-{round}-{step}"));
+            format!("# of the developer\nGEMINI_API_KEY={text}\n")
+        };
+        let began = Instant::now();
+        save(0).await;
+        let of_a_save = began.elapsed().as_micros() as u64;
+        let kill = tokio::time::sleep(Duration::from_micros(fastrand::u64(..3 * of_a_save)));
+        let mut done = 0;
+        let saves = async {
+            loop {
+                save(done + 1).await;
+                done += 1;
+            }
+        };
+        tokio::select! {
+            () = saves => {}
+            () = kill => {}
+        }
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        let there = fs::read_to_string(&file).unwrap();
+        assert!(
+            there == line(done) || there == line(done + 1),
+            "round {round}, {done} acknowledged: {there:?}"
+        );
+        acknowledged += done + 1;
+        left += no_key_for_others(&folder, &file);
+    }
+    drop(start(&mut local()));
+    assert_eq!(with_a_key(&folder), [file]);
+    let said = format!(
+        "{rounds} kills, {acknowledged} acknowledged saves, {left} left a temporary file until the next start"
+    );
+    place.keep("kills", &said);
 }
 
 #[tokio::test(flavor = "multi_thread")]
