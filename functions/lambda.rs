@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderMap, Response, StatusCode},
     routing::{get, post},
 };
-use embedded::Embedded;
+use embedded::{Embedded, Listening};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -74,8 +74,8 @@ pub(crate) struct Lambda {
     log: PathBuf,
 }
 
-fn settings(services: &Embedded) -> Vec<(&'static str, String)> {
-    [
+fn settings(services: &Embedded, listening: &Listening) -> Vec<(&'static str, String)> {
+    let ours = [
         ("DEPLOY_ENV", "test"),
         ("TABLE_NAME", &services.table_name),
         ("KMS_KEY_ARN", &services.kms_key_arn),
@@ -83,23 +83,13 @@ fn settings(services: &Embedded) -> Vec<(&'static str, String)> {
         ("CLERK_ISSUER", "https://clerk.test"),
         ("CLERK_AUTHORIZED_PARTIES", "https://app.test"),
         ("ALLOWED_ORIGINS", "https://app.test"),
-        (
-            "AWS_ENDPOINT_URL_DYNAMODB",
-            &format!("http://{}", services.dynamodb_address),
-        ),
-        (
-            "AWS_ENDPOINT_URL_KMS",
-            &format!("http://{}", services.kms_address),
-        ),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
         ("AWS_LAMBDA_FUNCTION_NAME", env!("CARGO_PKG_NAME")),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
     ]
-    .map(|(name, value)| (name, value.to_owned()))
-    .into()
+    .map(|(name, value)| (name, value.to_owned()));
+    let services = listening.settings(listening.address);
+    ours.into_iter().chain(services).collect()
 }
 
 impl Lambda {
@@ -122,7 +112,8 @@ impl Lambda {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async { axum::serve(listener, router).await });
-        let settings = settings(&services);
+        let listening = services.listen_on_loopback().await.unwrap();
+        let settings = settings(&services, &listening);
         let file = format!(
             "{}-{name}-{}.log",
             env!("CARGO_PKG_NAME"),

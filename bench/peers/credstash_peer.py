@@ -9,7 +9,7 @@ import time
 import credstash
 
 runs, key_arn = int(sys.argv[1]), sys.argv[2]
-session = {"aws_access_key_id": "bench", "aws_secret_access_key": "bench", "aws_session_token": None}
+session = {"aws_access_key_id": os.environ["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": "not-verified", "aws_session_token": None}
 
 
 def data_key(service, number_of_bytes):

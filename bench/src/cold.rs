@@ -46,8 +46,8 @@ pub(crate) async fn measure(
     runs: usize,
 ) -> Result<BTreeMap<String, Cold>, Error> {
     let authority = tls::Authority::new()?;
-    let dynamodb = authority.relay(stage.services.dynamodb_address).await?;
-    let kms = authority.relay(stage.services.kms_address).await?;
+    let dynamodb = authority.relay(&stage.listening).await?;
+    let kms = authority.relay(&stage.listening).await?;
     // Nobody listens on port 1.
     let nowhere = "http://127.0.0.1:1".to_owned();
     let alone = [

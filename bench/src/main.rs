@@ -291,12 +291,14 @@ async fn main() -> Result<(), Error> {
         }
         Part::Services => {
             let services = Embedded::in_memory().await?;
-            let at = |address| format!("http://{address}");
-            say(&json!({
-                "AWS_ENDPOINT_URL_DYNAMODB": at(services.dynamodb_address),
-                "AWS_ENDPOINT_URL_KMS": at(services.kms_address),
+            let listening = services.listen_on_loopback().await?;
+            let mut settings = json!({
                 "TABLE_NAME": services.table_name, "KMS_KEY_ARN": services.kms_key_arn,
-            }))?;
+            });
+            for (name, value) in listening.settings(listening.address) {
+                settings[name] = json!(value);
+            }
+            say(&settings)?;
             return until_the_end_of_input().await;
         }
     };

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use embedded::Listening;
+
 use crate::stage::Error;
 
 /// A running relay; it ends with the process.
@@ -19,9 +21,12 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// Between a new port and `to`; an answer leaves `takes` after its request came, or later.
-    pub(crate) fn to(to: SocketAddr, takes: Duration) -> Result<Self, Error> {
+    pub(crate) fn to(to: &Listening, takes: Duration) -> Result<Self, Error> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let host = listener.local_addr()?.to_string();
+        to.expect(&host);
+        let url = format!("http://{host}");
+        let to = to.address;
         let counts: Arc<Mutex<BTreeMap<String, u64>>> = Arc::default();
         let counting = Arc::clone(&counts);
         // A thread for each connection: an async timer is a millisecond late.

@@ -16,7 +16,7 @@ use axum::{
     http::{Response, StatusCode},
     routing::{get, post},
 };
-use embedded::Embedded;
+use embedded::{Embedded, Listening};
 use local::token;
 use serde_json::{Value, json};
 use tokio::{
@@ -119,6 +119,7 @@ impl Provider {
 /// The services, with one person's Gemini key saved.
 pub(crate) struct Stage {
     pub(crate) services: Embedded,
+    pub(crate) listening: Listening,
     pub(crate) provider: Provider,
     pub(crate) settings: BTreeMap<String, String>,
 }
@@ -144,18 +145,7 @@ impl Stage {
             ("RATE_LIMIT_CHECK_PER_HOUR", "10000000"),
             ("RATE_LIMIT_OPEN_PER_MINUTE", "10000000"),
             ("RATE_LIMIT_OPEN_PER_DAY", "10000000"),
-            (
-                "AWS_ENDPOINT_URL_DYNAMODB",
-                &format!("http://{}", services.dynamodb_address),
-            ),
-            (
-                "AWS_ENDPOINT_URL_KMS",
-                &format!("http://{}", services.kms_address),
-            ),
-            ("AWS_REGION", "us-east-1"),
             ("AWS_DEFAULT_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "bench"),
-            ("AWS_SECRET_ACCESS_KEY", "bench"),
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
             // Another's address in a provider's place is taken from a local runner only.
@@ -166,10 +156,15 @@ impl Stage {
             ("HOME", "/nonexistent"),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut settings = BTreeMap::from(settings);
+        let listening = services.listen_on_loopback().await?;
+        let reached = listening.settings(listening.address);
+        settings.extend(reached.map(|(name, value)| (name.to_owned(), value)));
         Ok(Self {
             services,
+            listening,
             provider,
-            settings: settings.into(),
+            settings,
         })
     }
 

@@ -1,7 +1,8 @@
 //! TLS in front of the embedded services, with an authority made for this run.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
+use embedded::Listening;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::{
     io::copy_bidirectional,
@@ -51,9 +52,12 @@ impl Authority {
     }
 
     /// An https address for what listens on `to`.
-    pub(crate) async fn relay(&self, to: SocketAddr) -> Result<String, Error> {
+    pub(crate) async fn relay(&self, to: &Listening) -> Result<String, Error> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let url = format!("https://localhost:{}", listener.local_addr()?.port());
+        let host = format!("localhost:{}", listener.local_addr()?.port());
+        to.expect(&host);
+        let url = format!("https://{host}");
+        let to = to.address;
         let acceptor = self.acceptor.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {

@@ -41,7 +41,13 @@ pub(crate) const OPEN: Sequence = Sequence {
     name: "open",
     function: "open-keys",
     event: "open-keys/open",
-    calls: &[("GetItem", 1), ("PutItem", 1), ("Decrypt", 1)],
+    // Two limits are counted.
+    calls: &[
+        ("UpdateItem", 2),
+        ("GetItem", 1),
+        ("PutItem", 1),
+        ("Decrypt", 1),
+    ],
     rounds: None,
     may_take: MAY_TAKE,
 };
@@ -58,7 +64,8 @@ pub(crate) const SEQUENCES: [Sequence; 4] = [
             ("Encrypt", 1),
             ("TransactWriteItems", 1),
         ],
-        rounds: Some(2),
+        // KMS waits for the count.
+        rounds: Some(3),
         may_take: MAY_TAKE,
     },
     OPEN,
@@ -180,8 +187,8 @@ pub(crate) async fn exact(
     event_name: &str,
     command: &[String],
 ) -> Result<Exact, Error> {
-    let dynamodb = Relay::to(stage.services.dynamodb_address, Duration::ZERO)?;
-    let kms = Relay::to(stage.services.kms_address, Duration::ZERO)?;
+    let dynamodb = Relay::to(&stage.listening, Duration::ZERO)?;
+    let kms = Relay::to(&stage.listening, Duration::ZERO)?;
     let more = [
         ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url.clone()),
         ("AWS_ENDPOINT_URL_KMS", kms.url.clone()),
@@ -232,8 +239,8 @@ pub(crate) async fn path(
     takes: Duration,
     runs: usize,
 ) -> Result<Spread, Error> {
-    let dynamodb = Relay::to(stage.services.dynamodb_address, takes)?;
-    let kms = Relay::to(stage.services.kms_address, takes)?;
+    let dynamodb = Relay::to(&stage.listening, takes)?;
+    let kms = Relay::to(&stage.listening, takes)?;
     let more = [
         ("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.url),
         ("AWS_ENDPOINT_URL_KMS", kms.url),

@@ -15,9 +15,8 @@ async fn main() -> Result<(), Error> {
     let mut services = Embedded::in_folder(&PathBuf::from(folder)).await?;
     services.new_kms_key()?;
     let stand_in = StandIn::start().await?;
-    let settings = serde_json::json!({
-        "AWS_ENDPOINT_URL_DYNAMODB": format!("http://{}", services.dynamodb_address),
-        "AWS_ENDPOINT_URL_KMS": format!("http://{}", services.kms_address),
+    let listening = services.listen_on_loopback().await?;
+    let mut settings = serde_json::json!({
         "TABLE_NAME": services.table_name,
         "KMS_KEY_ARN": services.kms_key_arn,
         "KMS_DECRYPT_KEY_ARNS": services.kms_decrypt_key_arns(),
@@ -28,6 +27,9 @@ async fn main() -> Result<(), Error> {
         "TAVILY_BASE_URL": stand_in.base_url(),
         "FIRECRAWL_BASE_URL": stand_in.base_url(),
     });
+    for (name, value) in listening.settings(listening.address) {
+        settings[name] = value.into();
+    }
     writeln!(std::io::stdout(), "{settings}")?;
     let ended =
         tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));

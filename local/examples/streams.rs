@@ -78,12 +78,7 @@ async fn main() -> Result<(), Failed> {
         let request = request.bearer_auth(token::sign(&format!("user_streams{}", 10 + n))?);
         request.json(&body).send().await?.error_for_status()?;
     }
-    let servers = [
-        ("ours", address),
-        ("provider", stand_in.address),
-        ("dynamodb", services.dynamodb_address),
-        ("kms", services.kms_address),
-    ];
+    let servers = [("ours", address), ("provider", stand_in.address)];
     let before = memory_mib();
     let ends = Instant::now() + Duration::from_secs(seconds);
     let (words, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

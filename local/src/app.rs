@@ -1,8 +1,12 @@
 //! All handlers behind one listener, as the gateway would put them behind one address.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
-use axum::extract::State;
+use axum::{Router, extract::State};
+use embedded::connections::BODY;
 use lambda_http::{
     Body, Request, Response,
     http::{
@@ -11,20 +15,26 @@ use lambda_http::{
     },
 };
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::time::timeout;
 use user_api_keys::{
     aws::Aws,
     config::Config,
     endpoint::{Endpoint, Route, SetupError, find, guard, is_plain_json, json, path},
     events::{AnyBody, in_one_piece},
+    mode::Mode,
     origin::Origins,
     problem::{Code, Problem},
 };
 
-use crate::page::Page;
+use crate::{
+    page::Page,
+    server::{self, Callers},
+};
 
 /// No route takes more than this; each has its own, smaller limit.
 const BODY_MAX_BYTES: usize = 512 * 1024;
+
+const TOO_SLOW: &str = "The request's body did not arrive within 10 seconds; send it again.";
 
 /// Where Lambda's invoke API has a function: between these two, its name.
 const INVOKE: (&str, &str) = ("/2015-03-31/functions/", "/invocations");
@@ -45,6 +55,7 @@ pub enum Function {
 /// The functions, made from one configuration.
 pub struct App {
     routes: Vec<Route<Function>>,
+    callers: Callers,
     endpoint: Endpoint,
     origins: Origins,
     page: Page,
@@ -85,6 +96,11 @@ impl App {
     pub fn new(config: &Config, aws: &Aws) -> Result<Self, SetupError> {
         Ok(Self {
             routes: routes(),
+            callers: match config.mode {
+                Mode::Local => Callers::ThisUser,
+                // A token says who calls.
+                Mode::Production => Callers::Anybody,
+            },
             endpoint: Endpoint::new(config, aws, "local")?,
             origins: Origins::new(config),
             page: Page::new(config),
@@ -162,19 +178,15 @@ impl App {
         Some(answer)
     }
 
-    /// Serves on `listener` until `stop` is done; requests under way are finished.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: TcpListener,
-        stop: impl Future<Output = ()> + Send + 'static,
-    ) -> std::io::Result<()> {
-        let router = axum::Router::new().fallback(relay).with_state(self);
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stop)
-            .await
+    /// Who may connect, unless somebody else is let in.
+    #[must_use]
+    pub fn callers(&self) -> Callers {
+        self.callers
+    }
+
+    /// The functions as one service.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new().fallback(relay).with_state(self)
     }
 
     /// Serves on a free loopback port for as long as the runtime lives.
@@ -182,10 +194,8 @@ impl App {
     /// # Errors
     /// When there is no free port.
     pub async fn spawn(self: Arc<Self>) -> std::io::Result<SocketAddr> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
-        tokio::spawn(self.serve(listener, std::future::pending()));
-        Ok(address)
+        let callers = self.callers;
+        server::spawn((Ipv4Addr::LOCALHOST, 0).into(), callers, self.router()).await
     }
 }
 
@@ -219,12 +229,13 @@ fn invoked<T: Serialize>(answer: Result<T, Problem>) -> Response<Body> {
 /// Between the server's body type and Lambda's.
 async fn relay(State(app): State<Arc<App>>, request: axum::extract::Request) -> Response<AnyBody> {
     let (parts, body) = request.into_parts();
-    let mut response = match axum::body::to_bytes(body, BODY_MAX_BYTES).await {
-        Ok(bytes) => {
+    let mut response = match timeout(BODY, axum::body::to_bytes(body, BODY_MAX_BYTES)).await {
+        Ok(Ok(bytes)) => {
             let body = Body::from(bytes.to_vec());
             app.answer(Request::from_parts(parts, body)).await
         }
-        Err(_) => in_one_piece(Problem::too_large(BODY_MAX_BYTES).response("-")),
+        Ok(Err(_)) => in_one_piece(Problem::too_large(BODY_MAX_BYTES).response("-")),
+        Err(_) => in_one_piece(Problem::invalid_request(TOO_SLOW).response("-")),
     };
     guard(response.headers_mut());
     response

@@ -36,7 +36,7 @@ use user_api_keys::{
     user::User,
 };
 
-use crate::serve;
+use crate::{chosen_mode::ChosenMode, serve};
 
 /// How long a provider may take to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -118,11 +118,22 @@ pub async fn doctor(args: &DoctorArgs) -> std::io::Result<ExitCode> {
 }
 
 async fn look(args: &DoctorArgs, findings: &mut Findings) {
-    let environment = environment();
+    let mut environment = environment();
     let on_aws = args.production
         && ["TABLE_NAME", "KMS_KEY_ARN"]
             .iter()
             .all(|name| environment.contains_key(*name));
+    if !on_aws {
+        // What the server would take from backend/.env.
+        let chosen = ChosenMode::read(false);
+        for name in ["DEBUG", "DEPLOY_ENV"] {
+            let value = chosen
+                .setting(name)
+                .flatten()
+                .filter(|value| !value.is_empty());
+            environment.extend(value.map(|value| (name.to_owned(), value)));
+        }
+    }
     let services = match on_aws {
         true => None,
         false => match data_folder(args, findings).await {
@@ -212,11 +223,12 @@ fn settings_without_services(
     environment: &BTreeMap<String, String>,
     findings: &mut Findings,
 ) {
+    let chosen = ChosenMode::read(args.production);
     let config = Config::from_env_with(|name, value| match name {
         "TABLE_NAME" => Some("-".to_owned()),
         "KMS_KEY_ARN" => Some("arn:aws:kms:us-east-1:000000000000:key/-".to_owned()),
         "AWS_LAMBDA_FUNCTION_NAME" => None,
-        "DEBUG" if args.production => None,
+        "DEBUG" | "DEPLOY_ENV" => chosen.setting(name)?,
         _ => value,
     });
     if let Some(config) = settings(config, findings) {

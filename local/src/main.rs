@@ -14,6 +14,7 @@ use local::{
     serve::ServeArgs,
     token,
 };
+use rustix::{fs::Mode, process::umask};
 use user_api_keys::memory;
 
 /// Keeps each person's own AI provider keys encrypted, and uses them on that person's behalf.
@@ -62,9 +63,14 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     memory::keep_to_ourselves();
+    // Whatever is made from here on (the data folder, SQLite's files, backend/) is this user's alone.
+    umask(Mode::RWXG.union(Mode::RWXO));
     let cli = Cli::parse();
     let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(args) => serve::serve(&args).await.map_err(|error| error.to_string()),
+        Command::Serve(args) => match serve::serve(&args).await {
+            Ok(code) => return code,
+            Err(error) => Err(error.to_string()),
+        },
         Command::Rotate(args) => match rotate::rotate(&args).await {
             Ok(code) => return code,
             Err(error) => Err(error.to_string()),

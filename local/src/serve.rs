@@ -1,12 +1,19 @@
 //! `serve`: every function on one loopback port, with embedded DynamoDB and KMS.
 
-use std::{io::Write, net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use embedded::{Embedded, StartError};
 use tokio::{
     net::TcpListener,
-    signal::unix::{self, SignalKind},
+    signal::unix::{self, Signal, SignalKind},
 };
 use user_api_keys::{
     aws::Aws,
@@ -16,10 +23,18 @@ use user_api_keys::{
     telemetry,
 };
 
-use crate::{app::App, containers, stand_in::StandIn};
+use crate::{
+    app::App,
+    chosen_mode::ChosenMode,
+    containers::{self, OpenError},
+    server::{Callers, Server},
+    stand_in::StandIn,
+};
 
-/// The stack's name for `--production` when `DEPLOY_ENV` gives none.
-const PRODUCTION: &str = "production";
+/// How long the end waits for what is under way.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a shell says of a program that a Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 /// What `serve` takes from the command line.
 #[derive(Debug, Clone, Args)]
@@ -40,13 +55,16 @@ pub struct ServeArgs {
     #[arg(long)]
     stand_in: bool,
     /// Let functions in containers (sam local) reach DynamoDB, KMS and the stand-in at this address of
-    /// this machine, on three ports from 8788: the Docker bridge's, 172.17.0.1, on Linux; 127.0.0.1 with
-    /// Docker Desktop. Whoever reaches them can open every key.
+    /// this machine: the Docker bridge's, 172.17.0.1, on Linux; 127.0.0.1 with Docker Desktop. What they
+    /// need to know is written into sam-env.json in the data folder.
     #[arg(long, value_name = "ADDRESS", value_parser = containers::bridge)]
     sam: Option<Ipv4Addr>,
-    /// The first of these ports.
+    /// The port for that; the stand-in's is the next one.
     #[arg(long, env = "USER_API_KEYS_SAM_PORT", default_value_t = 8788)]
     sam_port: u16,
+    /// Local mode answers other users of this machine, too (on Linux it does not).
+    #[arg(long)]
+    allow_other_users: bool,
 }
 
 /// Why the server did not start, or stopped.
@@ -69,45 +87,74 @@ pub enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Ports for containers.
+    #[error(transparent)]
+    Containers(#[from] OpenError),
     /// The terminal or the network.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Serves until Ctrl-C.
+/// Serves until Ctrl-C; how it ended.
 ///
 /// # Errors
 /// [`ServeError`]
-pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
+pub async fn serve(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port))
         .await
         .map_err(|source| ServeError::Listen {
             port: args.port,
             source,
         })?;
+    let address = listener.local_addr()?;
     let services = match args.in_memory {
         true => Embedded::in_memory().await?,
         false => Embedded::in_folder(&args.data_dir).await?,
     };
-    let stand_in = match args.stand_in {
-        true => Some(StandIn::start().await?),
-        false => None,
-    };
+    let stand_in = args.stand_in.then(|| StandIn::at(address));
     let config = config(args.production, &services, stand_in.as_ref(), |_| None)?;
     telemetry::init(&config);
-    let aws = Aws::new(&services.dynamodb, &services.kms);
-    let app = Arc::new(App::new(&config, &aws)?);
-    let address = listener.local_addr()?.to_string();
-    if let Some(bridge) = args.sam {
-        let mut to = vec![services.dynamodb_address, services.kms_address];
-        to.extend(stand_in.as_ref().map(StandIn::address));
-        containers::open(bridge, args.sam_port, &to).await?;
+    let app = App::new(&config, &Aws::new(&services.dynamodb, &services.kms))?;
+    let callers = match args.allow_other_users {
+        true => Callers::Anybody,
+        false => app.callers(),
+    };
+    let mut server = Server::of(listener, callers, Arc::new(app).router());
+    if let Some(stand_in) = &stand_in {
+        server = server.and(stand_in.router());
     }
-    let stopped = stopped()?;
-    introduce(args, &config, &services, &address)?;
-    app.serve(listener, stopped).await?;
-    writeln!(std::io::stdout(), "stopped")?;
-    Ok(())
+    let mut sam = None;
+    if let Some(bridge) = args.sam {
+        let at = (bridge, args.sam_port).into();
+        let stand_in = stand_in.as_ref();
+        sam = Some(containers::open(&services, stand_in, at, &args.data_dir).await?);
+    }
+    let mut signals = Signals::caught()?;
+    introduce(args, &config, address, sam.as_deref())?;
+    tokio::select! {
+        () = server.run() => {}
+        () = signals.next() => {}
+    }
+    end(server, &mut signals).await
+}
+
+/// Waits for what is under way, unless that is asked for a second time.
+async fn end(server: Server, signals: &mut Signals) -> Result<ExitCode, ServeError> {
+    let mut out = std::io::stdout();
+    match server.requests() {
+        0 => {}
+        1 => writeln!(out, "finishing 1 request; Ctrl-C again to stop now")?,
+        n => writeln!(out, "finishing {n} requests; Ctrl-C again to stop now")?,
+    }
+    let cut_off = tokio::select! {
+        left = server.finish(PATIENCE) => left,
+        () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    match cut_off {
+        0 => writeln!(out, "stopped")?,
+        n => writeln!(out, "stopped; {n} cut off after {} s", PATIENCE.as_secs())?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The environment, with what this process knows better; `fixed` comes before it.
@@ -117,15 +164,13 @@ pub(crate) fn config(
     stand_in: Option<&StandIn>,
     fixed: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
+    let chosen = ChosenMode::read(production);
     Config::from_env_with(|name, value| match name {
         "TABLE_NAME" => Some(services.table_name.clone()),
         "KMS_KEY_ARN" => Some(services.kms_key_arn.clone()),
         "KMS_DECRYPT_KEY_ARNS" => Some(services.kms_decrypt_key_arns()),
         "AWS_LAMBDA_FUNCTION_NAME" => None,
-        "DEBUG" if production => None,
-        "DEPLOY_ENV" if production => value
-            .filter(|stack| !matches!(stack.as_str(), "" | "local"))
-            .or_else(|| Some(PRODUCTION.to_owned())),
+        "DEBUG" | "DEPLOY_ENV" => fixed(name).or_else(|| chosen.setting(name)?),
         name if name.ends_with("_BASE_URL") => stand_in.map(StandIn::base_url).or(value),
         name => fixed(name).or(value),
     })
@@ -135,20 +180,21 @@ pub(crate) fn config(
 fn introduce(
     args: &ServeArgs,
     config: &Config,
-    services: &Embedded,
-    address: &str,
+    address: SocketAddr,
+    sam: Option<&Path>,
 ) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     let data = match args.in_memory {
         true => "in memory, gone at the end".to_owned(),
         false => format!("{}/", args.data_dir.display()),
     };
+    let why = ChosenMode::read(args.production).why();
     writeln!(out, "user-api-keys on http://{address}/")?;
     match config.mode {
         Mode::Local => {
             writeln!(
                 out,
-                "mode   Local (one developer; stack \"{}\")",
+                "mode   Local, since {why} (one developer; stack \"{}\")",
                 config.deploy_env
             )?;
             writeln!(
@@ -166,7 +212,7 @@ fn introduce(
         Mode::Production => {
             writeln!(
                 out,
-                "mode   Production (signed-in people; stack \"{}\")",
+                "mode   Production, since {why} (signed-in people; stack \"{}\")",
                 config.deploy_env
             )?;
             writeln!(out, "reads  the table alone")?;
@@ -180,9 +226,12 @@ fn introduce(
             "models a stand-in on this machine: no real key needed, nothing is generated"
         )?;
     }
-    if let Some(bridge) = args.sam {
-        let key = &services.kms_key_arn;
-        writeln!(out, "sam    {bridge}, ports from {}; {key}", args.sam_port)?;
+    if let Some(file) = sam {
+        writeln!(
+            out,
+            "sam    sam local start-api --env-vars {}",
+            file.display()
+        )?;
     }
     let bearer = match config.clerk {
         Some(_) => " -H \"Authorization: Bearer $TOKEN\"",
@@ -196,14 +245,24 @@ fn introduce(
     out.flush()
 }
 
-/// Done at Ctrl-C, or at SIGTERM from whoever started us; both are caught from here on.
-fn stopped() -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = unix::signal(SignalKind::interrupt())?;
-    let mut terminate = unix::signal(SignalKind::terminate())?;
-    Ok(async move {
+/// Ctrl-C, or SIGTERM from whoever started us; both are caught while this is there.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn caught() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-    })
+    }
 }

@@ -4,24 +4,31 @@
 //!
 //! A key that says `bad` is refused in the provider's way, and every refusal repeats the key, as the
 //! real ones may. Of one that says `busy` it does not say whether it works.
+//!
+//! It is handed keys, so its address cannot be guessed: all of it lies under a path of 122 random bits, and
+//! what a browser sends is refused there, too.
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use axum::{
-    Json,
+    Json, Router,
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn},
     routing::{get, post},
 };
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+
+use user_api_keys::origin::Origins;
+
+use crate::server::{self, Callers};
 
 /// Between two words.
 const WORD: Duration = Duration::from_millis(40);
@@ -36,26 +43,40 @@ pub struct Seen {
     pub prompt: String,
 }
 
-/// A running stand-in; it ends with the process.
+/// A stand-in; it answers wherever its router is served.
 #[derive(Clone)]
 pub struct StandIn {
-    /// Where it listens.
+    /// Where it listens, if it has a port of its own.
     pub address: SocketAddr,
+    path: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl StandIn {
+    /// One that is served by somebody else, at `address`.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            path: format!("/stand-in-{}", uuid::Uuid::new_v4().simple()),
+            seen: Arc::default(),
+        }
+    }
+
     /// Starts on a free loopback port.
     ///
     /// # Errors
     /// When there is no free port.
     pub async fn start() -> std::io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let stand_in = Self {
-            address: listener.local_addr()?,
-            seen: Arc::default(),
-        };
-        let router = axum::Router::new()
+        let mut stand_in = Self::at((Ipv4Addr::LOCALHOST, 0).into());
+        stand_in.address =
+            server::spawn(stand_in.address, Callers::Anybody, stand_in.router()).await?;
+        Ok(stand_in)
+    }
+
+    /// What it answers, under its path alone.
+    pub fn router(&self) -> Router {
+        let router = Router::new()
             .route("/v1beta/models/{call}", post(gemini))
             .route("/v1/chat/completions", post(chat))
             .route("/v1/messages", post(messages))
@@ -64,21 +85,21 @@ impl StandIn {
             .route("/v1/models", get(works))
             .route("/usage", get(works))
             .route("/v2/team/credit-usage", get(works))
-            .with_state(stand_in.clone());
-        tokio::spawn(async { axum::serve(listener, router).await });
-        Ok(stand_in)
+            .layer(from_fn(no_page))
+            .with_state(self.clone());
+        Router::new().nest(&self.path, router)
     }
 
-    /// Where it listens.
+    /// The path that all of it lies under.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// `GEMINI_BASE_URL` for it, and every other provider's.
     #[must_use]
     pub fn base_url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}{}", self.address, self.path)
     }
 
     /// Every prompt so far.
@@ -108,6 +129,13 @@ impl StandIn {
         }
         let answer = format!("You said: {prompt}{cites}");
         Some(answer.split_inclusive(' ').map(str::to_owned).collect())
+    }
+}
+
+async fn no_page(request: Request, next: Next) -> Response<Body> {
+    match Origins::from_a_browser(request.headers()) {
+        true => answer(StatusCode::FORBIDDEN, &json!({})),
+        false => next.run(request).await,
     }
 }
 

@@ -201,6 +201,12 @@ impl std::fmt::Debug for ConfigError {
     }
 }
 
+/// One variable of the process environment, for those who decide what [`Config`] is read from.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// `SSL_CERT_FILE`: certificates to trust in place of those that are compiled in. Whoever may set it may
 /// set everything else, too.
 pub(crate) fn certificate_file() -> Option<PathBuf> {

@@ -58,6 +58,7 @@ fn put_right(mut event: LambdaEvent<LambdaRequest>) -> LambdaEvent<LambdaRequest
 }
 
 fn put_right_request(request: &mut ApiGatewayProxyRequest) {
+    keep_repeated(request);
     // Handlers see both headers all the same: lists of values are joined in later.
     for name in [HOST, FORWARDED_PROTO] {
         set_aside(
@@ -82,6 +83,18 @@ fn put_right_request(request: &mut ApiGatewayProxyRequest) {
     if request.is_base64_encoded && STANDARD.decode(body).is_err() {
         // An empty one is refused with words.
         request.body = None;
+    }
+}
+
+/// lambda_http puts a header's last value in the place of all of them. What a caller sent twice must stay
+/// two, so that it is refused here as everywhere: two tokens, two content types, two versions.
+fn keep_repeated(request: &mut ApiGatewayProxyRequest) {
+    let all = &request.multi_value_headers;
+    let repeated = all
+        .keys()
+        .filter(|name| all.get_all(*name).iter().nth(1).is_some());
+    for name in repeated {
+        request.headers.remove(name);
     }
 }
 
@@ -139,6 +152,24 @@ mod tests {
         assert_eq!(request.uri().host(), None);
         assert_eq!(request.headers()["x-forwarded-proto"], "https");
         assert!(request.headers().contains_key(HOST));
+    }
+
+    #[test]
+    fn a_header_that_was_sent_twice_arrives_twice() {
+        let event = list(|event| {
+            for (name, values) in [
+                ("Authorization", ["Bearer one", "Bearer two"]),
+                ("Content-Type", ["application/json", "text/plain"]),
+                ("Origin", ["https://app.test", "https://evil.test"]),
+            ] {
+                event["headers"][name] = json!(values[1]);
+                event["multiValueHeaders"][name] = json!(values);
+            }
+        });
+        let request = arrived(&event).unwrap();
+        for name in ["authorization", "content-type", "origin"] {
+            assert_eq!(request.headers().get_all(name).iter().count(), 2, "{name}");
+        }
     }
 
     #[test]

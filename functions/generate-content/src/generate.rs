@@ -107,6 +107,7 @@ struct Begun {
 }
 
 /// What an answer cost, and what paid for it.
+#[derive(Clone, Copy)]
 struct Paid<'a> {
     usage: Usage,
     credential: &'a Credential,
@@ -470,7 +471,9 @@ async fn stream(
             None
         }
         Ok(Err(problem)) => {
-            place.close().await;
+            // What came before the failure was paid for.
+            let noted = note_usage(asked.deps, asked.user, begun.paid(), asked.now);
+            tokio::join!(noted, place.close());
             let shown = problem.shown(asked.request_id);
             // Whoever has gone meanwhile does not need it.
             sender.send("error", &shown).await.ok();
@@ -535,17 +538,18 @@ async fn relay(
 /// Adds to the user's count, and notes which keys were seen to work for the first time. What is missing
 /// there keeps nobody from their text.
 async fn note_end(deps: &Deps, user: &User, paid: Paid<'_>, now: OffsetDateTime) {
-    let used = async {
-        let provider = paid.credential.provider;
-        let noted = deps.usage.add(user, provider, paid.usage, now).await;
-        if let Err(error) = noted {
-            tracing::warn!(%error, "usage not noted");
-        }
-    };
     let keys = [Some(paid.credential), paid.research_credential];
     let new = keys.into_iter().flatten().filter(|key| !key.proven);
     let works = new.map(|key| note_works(deps, user, key, now));
-    tokio::join!(used, join_all(works));
+    tokio::join!(note_usage(deps, user, paid, now), join_all(works));
+}
+
+async fn note_usage(deps: &Deps, user: &User, paid: Paid<'_>, now: OffsetDateTime) {
+    let provider = paid.credential.provider;
+    let noted = deps.usage.add(user, provider, paid.usage, now).await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "usage not noted");
+    }
 }
 
 async fn note_works(deps: &Deps, user: &User, key: &Credential, now: OffsetDateTime) {

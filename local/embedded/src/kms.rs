@@ -1,14 +1,13 @@
-//! The embedded KMS: rustack's cryptography, checks and HTTP service over a key store we can save.
+//! The embedded KMS: rustack's cryptography and checks over a key store we can save.
 //!
 //! rustack's own provider keeps its key store private, so nothing could put a key back at start.
-//! This handler hands each of the operations we use to rustack's public parts; it decides nothing
-//! about ciphertexts itself.
+//! Each of the operations we use is handed to rustack's public parts; nothing is decided about
+//! ciphertexts here.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use chrono::Utc;
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
+use hyper::{StatusCode, body::Bytes};
 use rustack_kms_core::{
     ciphertext, crypto,
     key::{KeyMaterial, KmsKey},
@@ -16,29 +15,23 @@ use rustack_kms_core::{
     state::KmsStore,
     validation,
 };
-use rustack_kms_http::{
-    body::KmsResponseBody,
-    dispatch::KmsHandler,
-    response::json_response,
-    service::{KmsHttpConfig, KmsHttpService},
-};
 use rustack_kms_model::{
     error::{KmsError, KmsErrorCode},
     input::{DecryptInput, DisableKeyInput, EnableKeyInput, EncryptInput, ReEncryptInput},
-    operations::KmsOperation,
     output::{DecryptResponse, EncryptResponse, ReEncryptResponse},
     types::{EncryptionAlgorithmSpec, KeySpec, KeyState, KeyUsageType, OriginType},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::TcpListener;
 
-use crate::{REGION, StartError};
+use crate::{REGION, StartError, services::Answer};
 
+/// What `X-Amz-Target` begins with.
+pub(crate) const TARGET: &str = "TrentService.";
 /// What KMS' `Encrypt` takes; rustack takes anything.
 const PLAINTEXT_MAX_BYTES: usize = 4_096;
 /// The account rustack answers with.
 const ACCOUNT: &str = "000000000000";
-/// Id of a folder's first KMS key; `env.json` names it.
+/// Id of a folder's first KMS key.
 const FIRST_ID: &str = "00000000-0000-4000-8000-000000000001";
 
 /// A KMS key as `kms.json` keeps it. No `Debug`: it holds key material.
@@ -51,14 +44,14 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// A new 256-bit key.
-    /// The first key of a folder: its id is always the same, so that a settings file can name it.
+    /// The first key of a folder: its id is always the same.
     pub(crate) fn first() -> Result<Self, StartError> {
         let key = Self::generate()?;
         let id = FIRST_ID.to_owned();
         Ok(Self { id, ..key })
     }
 
+    /// A new 256-bit key.
     pub(crate) fn generate() -> Result<Self, StartError> {
         match crypto::generate_key_material(&KeySpec::SymmetricDefault) {
             Ok(KeyMaterial::Symmetric { key }) => Ok(Self {
@@ -126,48 +119,31 @@ impl Keys {
     }
 }
 
-/// Serves `keys` until the process ends.
-pub(crate) async fn serve(listener: TcpListener, keys: Keys) {
-    let handler = Arc::new(Handler(keys.0));
-    let service = KmsHttpService::new(handler, KmsHttpConfig::default());
-    loop {
-        // A failed accept is one lost connection; the SDK tries again.
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
-        };
-        let connection = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service.clone());
-        tokio::spawn(connection);
+/// Answers one call.
+pub(crate) fn answer(keys: &Keys, operation: &str, body: &[u8]) -> Answer {
+    match call(&keys.0, operation, body) {
+        Ok(body) => Answer {
+            status: StatusCode::OK,
+            body: body.into(),
+        },
+        Err(error) => Answer::failure(error.status_code, error.error_type(), &error.message),
     }
 }
 
-struct Handler(Arc<KmsStore>);
-
-type Answer = Result<hyper::http::Response<KmsResponseBody>, KmsError>;
-
-impl KmsHandler for Handler {
-    fn handle_operation(
-        &self,
-        operation: KmsOperation,
-        body: Bytes,
-    ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
-        let store = Arc::clone(&self.0);
-        Box::pin(async move {
-            match operation {
-                KmsOperation::Encrypt => written(&encrypt(&store, &read(&body)?)?),
-                KmsOperation::Decrypt => written(&decrypt(&store, &read(&body)?)?),
-                KmsOperation::ReEncrypt => written(&re_encrypt(&store, &read(&body)?)?),
-                KmsOperation::EnableKey => {
-                    let input: EnableKeyInput = read(&body)?;
-                    enable(&store, &input.key_id, true)
-                }
-                KmsOperation::DisableKey => {
-                    let input: DisableKeyInput = read(&body)?;
-                    enable(&store, &input.key_id, false)
-                }
-                other => Err(KmsError::not_implemented(other.as_str())),
-            }
-        })
+fn call(store: &KmsStore, operation: &str, body: &[u8]) -> Result<Vec<u8>, KmsError> {
+    match operation {
+        "Encrypt" => written(&encrypt(store, &read(body)?)?),
+        "Decrypt" => written(&decrypt(store, &read(body)?)?),
+        "ReEncrypt" => written(&re_encrypt(store, &read(body)?)?),
+        "EnableKey" => {
+            let input: EnableKeyInput = read(body)?;
+            enable(store, &input.key_id, true)
+        }
+        "DisableKey" => {
+            let input: DisableKeyInput = read(body)?;
+            enable(store, &input.key_id, false)
+        }
+        other => Err(KmsError::not_implemented(other)),
     }
 }
 
@@ -176,9 +152,8 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, KmsError> {
         .map_err(|_| KmsError::with_message(KmsErrorCode::ValidationException, "malformed request"))
 }
 
-fn written(output: &impl Serialize) -> Answer {
-    let json = serde_json::to_vec(output).map_err(|_| KmsError::internal_error("no answer"))?;
-    Ok(json_response(json, &uuid::Uuid::new_v4().to_string()))
+fn written(output: &impl Serialize) -> Result<Vec<u8>, KmsError> {
+    serde_json::to_vec(output).map_err(|_| KmsError::internal_error("no answer"))
 }
 
 /// A key that is there, enabled and meant for encryption, and its bytes.
@@ -272,7 +247,7 @@ fn re_encrypt(store: &KmsStore, input: &ReEncryptInput) -> Result<ReEncryptRespo
 }
 
 /// Enables or disables a key until the process ends.
-fn enable(store: &KmsStore, key: &str, enabled: bool) -> Answer {
+fn enable(store: &KmsStore, key: &str, enabled: bool) -> Result<Vec<u8>, KmsError> {
     let id = resolve_key_id(store, key)?;
     let mut key = store
         .get_key(&id)
@@ -283,5 +258,5 @@ fn enable(store: &KmsStore, key: &str, enabled: bool) -> Answer {
         false => KeyState::Disabled,
     };
     store.put_key(key);
-    Ok(json_response(Vec::new(), &uuid::Uuid::new_v4().to_string()))
+    Ok(b"{}".to_vec())
 }

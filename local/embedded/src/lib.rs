@@ -1,36 +1,46 @@
-//! DynamoDB and KMS in this process, each on a loopback port of its own.
+//! DynamoDB and KMS in this process.
 //!
-//! Callers reach them through the ordinary SDK clients, so nothing above knows the difference.
+//! Callers reach them through the ordinary SDK clients, so nothing above knows the difference. The clients'
+//! requests arrive by a function call; only [`Embedded::listen`] opens a port, behind a gate.
 
 mod calls;
+pub mod connections;
+mod dynamodb;
 mod folder;
+mod gate;
+mod in_process;
 mod kms;
+mod listening;
 mod recorder;
+mod services;
+
+pub use folder::write_private;
+pub use listening::Listening;
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
-use tokio::net::TcpListener;
 
 use crate::{
     folder::Folder,
+    in_process::InProcess,
     kms::{Key, Keys},
     recorder::Recorder,
+    services::Services,
 };
 
 const REGION: &str = "us-east-1";
+/// Nothing is sent there: the SDK wants an address to sign a request for.
+const NOWHERE: &str = "http://embedded.invalid";
 
 /// Why the embedded services did not start. Nothing on disk was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No loopback port.
-    #[error("cannot listen on loopback: {0}")]
-    Listen(#[from] std::io::Error),
     /// Another server works on the same folder.
     #[error("{} is in use by another server; stop that one or choose another --data-dir", .0.display())]
     InUse(PathBuf),
@@ -48,11 +58,14 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The SDK did not reach the embedded DynamoDB.
-    #[error(
-        "the embedded DynamoDB cannot be reached; behind an HTTP proxy, set NO_PROXY=127.0.0.1"
-    )]
-    NoAnswer,
+    /// Somebody else could have put it there, or could change it.
+    #[error("{} {why}; mend that, or choose another --data-dir", path.display())]
+    NotOurs {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what mends it.
+        why: &'static str,
+    },
     /// The database did not open, or the table could not be made.
     #[error("{0}")]
     Service(String),
@@ -64,10 +77,6 @@ pub struct Embedded {
     pub dynamodb: aws_sdk_dynamodb::Client,
     /// Client of the embedded KMS.
     pub kms: aws_sdk_kms::Client,
-    /// Where the embedded DynamoDB listens, for other clients.
-    pub dynamodb_address: SocketAddr,
-    /// Where the embedded KMS listens, for other clients.
-    pub kms_address: SocketAddr,
     /// Name of the one table.
     pub table_name: String,
     /// ARN of the KMS key that seals.
@@ -75,7 +84,7 @@ pub struct Embedded {
     /// Older KMS keys, oldest first: they open what was sealed under them.
     pub older_kms_keys: Vec<OlderKey>,
     kms_keys: Vec<Key>,
-    served: Keys,
+    services: Services,
     folder: Option<Folder>,
 }
 
@@ -89,7 +98,7 @@ pub struct OlderKey {
 }
 
 impl Embedded {
-    /// Starts both in memory on free ports, with an empty table and a new KMS key.
+    /// Starts both in memory, with an empty table and a new KMS key.
     ///
     /// # Errors
     /// [`StartError`]
@@ -98,14 +107,14 @@ impl Embedded {
         Self::start(database, vec![Key::first()?], None).await
     }
 
-    /// Starts both on free ports with the data in `path`, which is locked until they end.
+    /// Starts both with the data in `path`, which is locked until they end.
     ///
     /// # Errors
     /// [`StartError`]
     pub async fn in_folder(path: &Path) -> Result<Self, StartError> {
         let folder = Folder::open(path)?;
-        let file = folder.database()?;
         let keys = folder.kms_keys()?;
+        let file = folder.database()?;
         let name = file.to_str();
         let name = name
             .ok_or_else(|| StartError::Service("the data folder's name is not UTF-8".to_owned()))?;
@@ -119,31 +128,45 @@ impl Embedded {
         kms_keys: Vec<Key>,
         folder: Option<Folder>,
     ) -> Result<Self, StartError> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let dynamodb_address = listener.local_addr()?;
-        let dynamodb = dynamodb_client(dynamodb_address);
-        tokio::spawn(dynoxide::server::serve_on(listener, database));
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let kms_address = listener.local_addr()?;
-        let kms = kms_client(kms_address);
-        let served = Keys::new(&kms_keys);
-        tokio::spawn(kms::serve(listener, served.clone()));
+        let services = Services {
+            database,
+            keys: Keys::new(&kms_keys),
+        };
+        let dynamodb = dynamodb_client(&services);
         let table_name = "user-api-keys".to_owned();
         create_table(&dynamodb, &table_name).await?;
+        if dynamodb::half_made(&services.database, &table_name) {
+            dynamodb::remove_half_made(&services.database, &table_name);
+            create_table(&dynamodb, &table_name).await?;
+        }
         let mut services = Self {
             dynamodb,
-            kms,
-            dynamodb_address,
-            kms_address,
+            kms: kms_client(&services),
             table_name,
             kms_key_arn: String::new(),
             older_kms_keys: Vec::new(),
             kms_keys,
-            served,
+            services,
             folder,
         };
         services.name_keys();
         Ok(services)
+    }
+
+    /// Opens a port at which other processes reach both services, if they know its access key id.
+    ///
+    /// # Errors
+    /// When the address is not this machine's, or is in use.
+    pub async fn listen(&self, at: SocketAddr) -> std::io::Result<Listening> {
+        Listening::start(self.services.clone(), at).await
+    }
+
+    /// The same on a free loopback port.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub async fn listen_on_loopback(&self) -> std::io::Result<Listening> {
+        self.listen((Ipv4Addr::LOCALHOST, 0).into()).await
     }
 
     /// Makes a new KMS key that seals from now on; the former ones still open. It is on disk before it
@@ -173,7 +196,8 @@ impl Embedded {
         if let Some(folder) = &self.folder {
             folder.save_kms_keys(&keys)?;
         }
-        keys.iter().for_each(|key| self.served.put(key.clone()));
+        keys.iter()
+            .for_each(|key| self.services.keys.put(key.clone()));
         self.kms_keys = keys;
         self.name_keys();
         Ok(())
@@ -205,10 +229,11 @@ fn service(error: impl std::fmt::Display) -> StartError {
     StartError::Service(error.to_string())
 }
 
-fn dynamodb_client(address: SocketAddr) -> aws_sdk_dynamodb::Client {
+fn dynamodb_client(services: &Services) -> aws_sdk_dynamodb::Client {
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
-        .endpoint_url(format!("http://{address}"))
+        .http_client(InProcess(services.clone()))
+        .endpoint_url(NOWHERE)
         .region(aws_sdk_dynamodb::config::Region::new(REGION))
         .credentials_provider(aws_sdk_dynamodb::config::Credentials::new(
             "embedded", "embedded", None, None, "embedded",
@@ -220,10 +245,11 @@ fn dynamodb_client(address: SocketAddr) -> aws_sdk_dynamodb::Client {
     aws_sdk_dynamodb::Client::from_conf(config.build())
 }
 
-fn kms_client(address: SocketAddr) -> aws_sdk_kms::Client {
+fn kms_client(services: &Services) -> aws_sdk_kms::Client {
     let config = aws_sdk_kms::Config::builder()
         .behavior_version(aws_sdk_kms::config::BehaviorVersion::latest())
-        .endpoint_url(format!("http://{address}"))
+        .http_client(InProcess(services.clone()))
+        .endpoint_url(NOWHERE)
         .region(aws_sdk_kms::config::Region::new(REGION))
         .credentials_provider(aws_sdk_kms::config::Credentials::new(
             "embedded", "embedded", None, None, "embedded",
@@ -262,7 +288,7 @@ async fn create_table(dynamodb: &aws_sdk_dynamodb::Client, name: &str) -> Result
         .await
         .map_err(|error| error.into_service_error())
     {
-        Err(error) if !error.is_resource_in_use_exception() => Err(StartError::NoAnswer),
+        Err(error) if !error.is_resource_in_use_exception() => Err(service(error)),
         // Made now, or by an earlier start.
         _ => Ok(()),
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use embedded::Embedded;
+use embedded::{Embedded, Listening};
 use local::stand_in::StandIn;
 use serde_json::json;
 
@@ -370,23 +370,17 @@ async fn what_a_person_has_is_shown_and_a_row_that_was_moved_is_found() {
 }
 
 /// The SDK's own settings, as they would be for AWS; here they lead to the embedded services.
-fn on_aws<'a>(command: &'a mut Command, services: &Embedded) -> &'a mut Command {
-    clerk(command).envs([
+fn on_aws<'a>(
+    command: &'a mut Command,
+    services: &Embedded,
+    listening: &Listening,
+) -> &'a mut Command {
+    clerk(command).envs(listening.settings(listening.address));
+    command.envs([
         ("DEPLOY_ENV", "keys-prod"),
         ("ALLOWED_ORIGINS", local::token::PARTY),
         ("TABLE_NAME", &services.table_name),
         ("KMS_KEY_ARN", &services.kms_key_arn),
-        (
-            "AWS_ENDPOINT_URL_DYNAMODB",
-            &format!("http://{}", services.dynamodb_address),
-        ),
-        (
-            "AWS_ENDPOINT_URL_KMS",
-            &format!("http://{}", services.kms_address),
-        ),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
     ])
 }
 
@@ -394,9 +388,10 @@ fn on_aws<'a>(command: &'a mut Command, services: &Embedded) -> &'a mut Command 
 async fn a_stack_on_aws_is_looked_at_with_ordinary_credentials_and_keys_are_imported_into_it() {
     let folder = folder();
     let services = Embedded::in_memory().await.unwrap();
+    let listening = services.listen_on_loopback().await.unwrap();
     let ask = |more: &[(&str, &str)]| {
         let mut doctor = doctor(folder.path());
-        on_aws(&mut doctor, &services).envs(more.iter().copied());
+        on_aws(&mut doctor, &services, &listening).envs(more.iter().copied());
         said(doctor.args(["--production", "--user", PERSON]))
     };
     let (code, fine) = ask(&[]);
@@ -422,7 +417,7 @@ async fn a_stack_on_aws_is_looked_at_with_ordinary_credentials_and_keys_are_impo
             folder.path(),
             &["import-env", "old.env", "--user", PERSON, "--aws"],
         );
-        let (code, said) = said(on_aws(&mut import, &services).args(more));
+        let (code, said) = said(on_aws(&mut import, &services, &listening).args(more));
         assert_eq!((code, said.trim_end()), (Some(0), done));
     }
     assert!(

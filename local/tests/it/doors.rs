@@ -1,208 +1,252 @@
-//! What a browser, a proxy or a frame gets from the running server.
+//! Which ports are open, and what comes in at those that other processes need.
 
-use reqwest::{Client, RequestBuilder, Response};
+use std::{
+    collections::HashSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+    time::Duration,
+};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Server, clerk, command, folder, start};
 
-const KEYS: &str = "/api/onboarding/api-keys";
-const EXPORT: &str = "/api/onboarding/api-keys/onboarding";
-const INVOKE: &str = "/2015-03-31/functions/open-keys/invocations";
-const KEY: &str = "AQ.the-local-users-key-0001";
-const LOCAL: [&str; 4] = ["--port", "0", "--in-memory", "--stand-in"];
-const PRODUCTION: [&str; 5] = ["--port", "0", "--in-memory", "--stand-in", "--production"];
-
-async fn sent(request: RequestBuilder) -> (u16, String) {
-    let response: Response = request.send().await.unwrap();
-    (response.status().as_u16(), response.text().await.unwrap())
+/// Two free ports in a row.
+fn two_ports() -> u16 {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
 }
 
-async fn local() -> (tempfile::TempDir, Server) {
-    let folder = folder();
-    std::fs::create_dir(folder.path().join("backend")).unwrap();
-    let server = start(&mut command(folder.path(), &LOCAL));
-    assert_eq!(server.save(None, "gemini", KEY).await.0, 200);
-    (folder, server)
+fn serve(folder: &Path, more: &[&str]) -> Server {
+    let mut command = command(folder, &["--port", "0"]);
+    command.args(more);
+    start(clerk_if_production(&mut command, more))
+}
+
+fn clerk_if_production<'a>(
+    command: &'a mut std::process::Command,
+    args: &[&str],
+) -> &'a mut std::process::Command {
+    match args.contains(&"--production") {
+        true => clerk(command),
+        false => command,
+    }
+}
+
+/// How many sockets of the process listen, of TCP or bound for UDP.
+fn listening(server: &Server) -> usize {
+    let fds = fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap();
+    let links = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+    let own: HashSet<String> = links
+        .filter_map(|link| {
+            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+            Some(inode.to_owned())
+        })
+        .collect();
+    assert!(!own.is_empty());
+    let mut found = 0;
+    for (table, state) in [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")] {
+        let table = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        let fields = table
+            .lines()
+            .map(|line| Vec::from_iter(line.split_whitespace()));
+        found += fields
+            .filter(|fields| fields.get(3) == Some(&state))
+            .filter(|fields| fields.get(9).is_some_and(|inode| own.contains(*inode)))
+            .count();
+    }
+    found
 }
 
 #[tokio::test]
-async fn every_answer_forbids_frames_and_other_sites_in_both_modes() {
-    let folder = folder();
-    for args in [&LOCAL[..], &PRODUCTION[..]] {
-        let mut command = command(folder.path(), args);
-        let production = args.contains(&"--production");
-        let server = match production {
-            true => start(clerk(&mut command)),
-            false => start(&mut command),
-        };
-        for (method, path) in [
-            ("GET", "/"),
-            ("GET", KEYS),
-            ("OPTIONS", KEYS),
-            ("PUT", KEYS),
-            ("GET", "/api/nothing"),
-            ("POST", INVOKE),
-            ("POST", "/api/generate"),
+async fn serve_listens_on_one_port_and_on_two_more_for_containers() {
+    for production in [&[][..], &["--production"]] {
+        let sam_port = two_ports().to_string();
+        let sam = ["--sam", "127.0.0.1", "--sam-port", &sam_port];
+        for (more, ports) in [
+            (&[][..], 1),
+            (&["--stand-in"], 1),
+            (&sam, 2),
+            (&[&sam[..], &["--stand-in"]].concat(), 3),
         ] {
-            let url = format!("{}{path}", server.url);
-            let answer = Client::new()
-                .request(method.parse().unwrap(), url)
-                .send()
-                .await
-                .unwrap();
-            let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
-            let policy = header("content-security-policy");
+            let folder = folder();
+            let args = [production, more].concat();
+            let server = serve(folder.path(), &args);
+            // Everything that could open a connection has done so.
+            let user = (!production.is_empty()).then_some(crate::harness::PERSON);
+            let saved = server.save(user, "gemini", "AQ.some-key-0123456789").await;
+            assert_eq!(saved.0, 200, "{args:?}");
+            assert_eq!(listening(&server), ports, "{args:?}");
+        }
+    }
+}
+
+/// Sends `head` and `body`; the whole answer.
+fn raw(to: SocketAddr, head: &[String], body: &str) -> String {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let head = head.join("\r\n");
+    let length = body.len();
+    let request = format!("{head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A server for containers, with a key saved, and its file of settings.
+async fn with_sam(production: bool) -> (tempfile::TempDir, Server, Value) {
+    let folder = folder();
+    let port = two_ports().to_string();
+    let mut args = vec!["--stand-in", "--sam", "127.0.0.1", "--sam-port", &port];
+    args.extend(production.then_some("--production"));
+    let server = serve(folder.path(), &args);
+    let user = production.then_some(crate::harness::PERSON);
+    assert_eq!(
+        server
+            .save(user, "gemini", "AQ.some-key-0123456789")
+            .await
+            .0,
+        200
+    );
+    let settings = fs::read(folder.path().join(".local/sam-env.json")).unwrap();
+    let settings: Value = serde_json::from_slice(&settings).unwrap();
+    (folder, server, settings["Parameters"].clone())
+}
+
+/// Where the address that containers know is, on this machine.
+fn here(url: &Value) -> SocketAddr {
+    let url = url
+        .as_str()
+        .unwrap()
+        .trim_start_matches("http://host.docker.internal:");
+    let port = url.split('/').next().unwrap().parse().unwrap();
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_containers_port_answers_nobody_but_who_knows_the_access_key_id() {
+    for production in [false, true] {
+        let (_folder, _server, settings) = with_sam(production).await;
+        let to = here(&settings["AWS_ENDPOINT_URL_DYNAMODB"]);
+        let id = settings["AWS_ACCESS_KEY_ID"].as_str().unwrap();
+        let signed =
+            |id: &str| format!("authorization: AWS4-HMAC-SHA256 Credential={id}/20260101/x");
+        let host = format!("host: host.docker.internal:{}", to.port());
+        let base = |host: &str, more: &[&str]| {
+            let target = "x-amz-target: DynamoDB_20120810.Scan";
+            let kind = "content-type: application/x-amz-json-1.0";
+            let mut head = vec!["POST / HTTP/1.1".to_owned(), host.to_owned()];
+            head.extend(
+                [target, kind]
+                    .iter()
+                    .chain(more)
+                    .map(|line| (*line).to_owned()),
+            );
+            head
+        };
+        let scan = json!({"TableName": "user-api-keys"}).to_string();
+        let own = signed(id);
+        let at = format!("host: {to}");
+        for host in [&host, &at] {
+            let answer = raw(to, &base(host, &[&own]), &scan);
             assert!(
-                policy.contains("frame-ancestors 'none'"),
-                "{method} {path}: {policy}"
+                answer.starts_with("HTTP/1.1 200") && answer.contains("USER#"),
+                "{answer}"
+            );
+        }
+        let rebound = format!("host: evil.test:{}", to.port());
+        let mut preflight = base(&at, &["origin: https://evil.test", &own]);
+        "OPTIONS / HTTP/1.1".clone_into(&mut preflight[0]);
+        let mut attacks = vec![
+            preflight,
+            base(&rebound, &[&own]),
+            base("host: evil.test", &[&own]),
+        ];
+        for more in [
+            &[][..],
+            &["authorization: AWS4-HMAC-SHA256 Credential=test/20260101/x"],
+            &[&own, "origin: https://evil.test"],
+            &[&own, "origin: null"],
+            &[&own, "sec-fetch-site: same-origin"],
+            &[&own, "sec-fetch-mode: no-cors"],
+            &[&own, &at],
+            &[&own, &own],
+        ] {
+            attacks.push(base(&at, more));
+        }
+        for attack in attacks {
+            let answer = raw(to, &attack, &scan);
+            assert!(answer.starts_with("HTTP/1.1 4"), "{attack:?}: {answer}");
+            assert!(
+                !answer.contains("USER#") && !answer.contains(id),
+                "{attack:?}: {answer}"
             );
             assert!(
-                policy.contains("default-src 'none'"),
-                "{method} {path}: {policy}"
-            );
-            assert_eq!(
-                header("cross-origin-resource-policy"),
-                "same-origin",
-                "{method} {path}"
+                !answer.to_lowercase().contains("access-control"),
+                "{answer}"
             );
         }
     }
 }
 
-#[tokio::test]
-async fn a_proxied_or_framed_request_gets_no_key_from_local_mode_and_leaves_no_export() {
-    let (_folder, server) = local().await;
-    let before = exports(&server).await;
-    for headers in [
-        &[("x-forwarded-for", "203.0.113.9")][..],
-        &[("x-forwarded-host", "keys.example.com")],
-        &[("forwarded", "for=203.0.113.9;proto=https")],
-        &[("via", "1.1 nginx")],
-        &[("cf-connecting-ip", "203.0.113.9")],
-        &[
-            ("x-forwarded-for", "127.0.0.1"),
-            ("x-forwarded-for", "203.0.113.9"),
-        ],
-        &[
-            ("sec-fetch-site", "cross-site"),
-            ("sec-fetch-dest", "iframe"),
-        ],
-        &[("sec-fetch-site", "same-site"), ("sec-fetch-dest", "image")],
-        &[("sec-fetch-site", "cross-site"), ("origin", "null")],
-    ] {
-        for path in ["/", KEYS, EXPORT] {
-            let mut request = Client::new().get(format!("{}{path}", server.url));
-            for (name, value) in headers {
-                request = request.header(*name, *value);
-            }
-            let (status, text) = sent(request).await;
-            assert_eq!(status, 403, "{headers:?} {path}: {text}");
-            assert!(!text.contains("0001"), "{headers:?} {path}: {text}");
-        }
-    }
-    assert_eq!(exports(&server).await, before);
-    // A front end's development server on another port, and a developer who types the address.
-    for headers in [
-        &[
-            ("sec-fetch-site", "cross-site"),
-            ("origin", "http://localhost:3000"),
-        ][..],
-        &[
-            ("x-forwarded-for", "127.0.0.1"),
-            ("x-forwarded-host", "localhost:3000"),
-        ],
-        &[("sec-fetch-site", "none"), ("sec-fetch-dest", "document")],
-    ] {
-        let mut request = Client::new().get(format!("{}{EXPORT}", server.url));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let (status, text) = sent(request).await;
-        assert!(status == 200 && text.contains(KEY), "{headers:?}: {text}");
-    }
-}
-
-async fn exports(server: &Server) -> usize {
-    let (_, page) = server
-        .call("GET", &format!("{KEYS}/audit?limit=100"), None, None)
-        .await;
-    let records = page["records"].as_array().unwrap();
-    records
-        .iter()
-        .filter(|record| record["action"] == "export")
-        .count()
-}
-
-#[tokio::test]
-async fn the_invoke_path_takes_json_from_programs_and_nothing_from_a_browser() {
-    let (_folder, server) = local().await;
-    let event = json!({"token": "x", "providers": ["gemini"], "purpose": "x"});
-    let post = || {
-        Client::new()
-            .post(format!("{}{INVOKE}", server.url))
-            .body(event.to_string())
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stand_in_answers_under_its_own_path_alone_and_never_a_page() {
+    let (_folder, server, settings) = with_sam(false).await;
+    let url = settings["GEMINI_BASE_URL"].as_str().unwrap();
+    let path = url.rsplit('/').next().unwrap();
+    let at = here(&settings["GEMINI_BASE_URL"]);
+    let ask = |to: SocketAddr, path: &str, more: &str| {
+        let line = format!("GET /{path}v1beta/models HTTP/1.1");
+        let host = format!("host: {to}");
+        raw(
+            to,
+            &[line, host, format!("x-goog-api-key: some-key{more}")],
+            "",
+        )
     };
-    let signed =
-        "AWS4-HMAC-SHA256 Credential=x/20261125/us-east-1/lambda/aws4_request, Signature=x";
-    for (headers, wanted) in [
-        (&[("content-type", "application/json")][..], 200),
-        (&[("content-type", "application/json; charset=utf-8")], 200),
-        // As boto3 and the other SDKs send it.
-        (&[("authorization", signed)], 200),
-        (
-            &[
-                ("authorization", signed),
-                ("content-type", "application/octet-stream"),
-            ],
-            200,
-        ),
-        (&[], 415),
-        (&[("content-type", "text/plain")], 415),
-        (&[("content-type", "text/plain;x=application/json")], 415),
-        (
-            &[("content-type", "application/x-www-form-urlencoded")],
-            415,
-        ),
-        (&[("content-type", "application/octet-stream")], 415),
-        (
-            &[("authorization", signed), ("content-type", "text/plain")],
-            415,
-        ),
-        (&[("authorization", "Basic eDp4")], 415),
-        (
-            &[
-                ("content-type", "application/json"),
-                ("origin", "http://localhost:3000"),
-            ],
-            403,
-        ),
-        (
-            &[
-                ("content-type", "application/json"),
-                ("sec-fetch-site", "same-origin"),
-            ],
-            403,
-        ),
-        (
-            &[
-                ("content-type", "application/json"),
-                ("sec-fetch-mode", "no-cors"),
-            ],
-            403,
-        ),
-        (
-            &[("content-type", "application/json"), ("via", "1.1 nginx")],
-            403,
-        ),
-    ] {
-        let mut request = post();
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+    let path = format!("{path}/");
+    for to in [at, server.address()] {
+        assert!(ask(to, &path, "").starts_with("HTTP/1.1 200"), "{to}");
+        assert!(ask(to, &path, "\r\norigin: https://evil.test").starts_with("HTTP/1.1 403"));
+        assert!(ask(to, &path, "\r\nsec-fetch-site: none").starts_with("HTTP/1.1 403"));
+        for path in [
+            "",
+            "stand-in/",
+            "stand-in-00000000000040008000000000000000/",
+        ] {
+            assert!(ask(to, path, "").starts_with("HTTP/1.1 404"), "{to} {path}");
         }
-        let (status, text) = sent(request).await;
-        assert_eq!(status, wanted, "{headers:?}: {text}");
-        assert_eq!(text.contains(KEY), wanted == 200, "{headers:?}: {text}");
     }
-    let problem: Value = serde_json::from_str(&sent(post()).await.1).unwrap();
-    assert_eq!(problem["code"], "invalid_request");
+}
+
+#[tokio::test]
+async fn the_settings_for_containers_go_into_no_file_that_a_link_leads_to() {
+    let folder = folder();
+    let victim = folder.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::create_dir(folder.path().join(".local")).unwrap();
+    let file = folder.path().join(".local/sam-env.json");
+    symlink(&victim, &file).unwrap();
+    let server = serve(folder.path(), &["--sam", "127.0.0.1", "--sam-port", "0"]);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    let metadata = fs::symlink_metadata(&file).unwrap();
+    assert!(metadata.is_file());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    let id = |text: &str| text.split("LOCAL").nth(1).map(|rest| rest[..32].to_owned());
+    let first = id(&fs::read_to_string(&file).unwrap()).unwrap();
+    drop(server);
+    let _server = serve(folder.path(), &["--sam", "127.0.0.1", "--sam-port", "0"]);
+    let second = id(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_ne!(first, second, "each start has its own");
 }

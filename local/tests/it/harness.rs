@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -23,7 +25,9 @@ pub(crate) const PERSON: &str = "user_aaaaaaaa1";
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) url: String,
+    /// Until it was ready.
     pub(crate) said: String,
+    since: Arc<Mutex<String>>,
 }
 
 /// A command on `folder` that inherits nothing it could confuse with the developer's own settings.
@@ -72,11 +76,41 @@ pub(crate) fn start(command: &mut Command) -> Server {
         .split_whitespace()
         .find(|word| word.starts_with("http://"));
     let url = url.unwrap().trim_end_matches('/').to_owned();
-    std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
-    Server { child, url, said }
+    let since: Arc<Mutex<String>> = Arc::default();
+    let saying = Arc::clone(&since);
+    std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            saying.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
+    Server {
+        child,
+        url,
+        said,
+        since,
+    }
 }
 
 impl Server {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        Command::new("kill").args([name, &pid]).status().unwrap();
+    }
+
+    /// Whether it says this within a while, now that it runs.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        (0..300).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            self.since.lock().unwrap().contains(text)
+        })
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.url.trim_start_matches("http://").parse().unwrap()
+    }
+
     pub(crate) async fn call(
         &self,
         method: &str,

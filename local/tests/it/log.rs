@@ -140,7 +140,7 @@ async fn metrics_have_functions_codes_and_providers_for_dimensions_and_never_a_p
             assert!(!line[name].is_null(), "{line}");
             names.insert(format!(
                 "{name} {} {} {} {}",
-                line["function"].as_str().unwrap(),
+                line["function"].as_str().unwrap_or_default(),
                 line["code"].as_str().unwrap_or_default(),
                 line["reason"].as_str().unwrap_or_default(),
                 line["provider"].as_str().unwrap_or_default(),
@@ -156,6 +156,7 @@ async fn metrics_have_functions_codes_and_providers_for_dimensions_and_never_a_p
         "latency save-keys   ",
         "failures save-keys invalid_api_key  ",
         "opens generate-content   gemini",
+        "keys_opened    ",
         "failures fetch-keys unauthorized  ",
         "unauthorized fetch-keys  no bearer token ",
     ] {

@@ -4,6 +4,7 @@
 
 mod api;
 mod audit_log;
+mod callers;
 mod canary;
 mod check_keys;
 mod checks;
@@ -11,6 +12,7 @@ mod description;
 mod developer_keys;
 mod doctor;
 mod doors;
+mod ending;
 mod faults;
 mod generate;
 mod harness;
@@ -19,6 +21,7 @@ mod jwks;
 mod limits;
 mod local_user;
 mod log;
+mod neighbours;
 mod onboarding;
 mod open_keys;
 mod people;

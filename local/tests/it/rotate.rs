@@ -113,13 +113,6 @@ async fn what_cannot_be_moved_is_named_and_the_exit_code_says_so() {
     let bad = AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new([1; 99]));
     poison(bad).send().await.unwrap();
     drop(services);
-    // The services' tasks end with their runtime alone, so what follows works on a copy.
-    let copy = folder.path().join("copy");
-    std::fs::create_dir(&copy).unwrap();
-    for file in ["kms.json", "dynamodb.sqlite", "dynamodb.sqlite-wal"] {
-        std::fs::copy(data.join(file), copy.join(file)).unwrap();
-    }
-    let args = ["--data-dir", "copy"];
     for _ in 0..2 {
         let (code, said) = rotate(folder.path(), &args);
         assert_eq!(code, 2, "{said}");
@@ -142,7 +135,12 @@ async fn what_cannot_be_moved_is_named_and_the_exit_code_says_so() {
             "{said}"
         );
     }
-    // Somebody's own data folder is never filled up.
+    // Somebody's own data folder is never filled up: this one is not known as one that was.
+    std::fs::create_dir(folder.path().join("own")).unwrap();
+    for file in ["kms.json", "dynamodb.sqlite"] {
+        std::fs::copy(data.join(file), folder.path().join("own").join(file)).unwrap();
+    }
+    let args = ["--data-dir", "own"];
     let (code, said) = rotate(folder.path(), &[&["--keys", "5"], &args[..]].concat());
     assert_eq!(code, 1);
     assert!(said.contains("--keys fills an empty folder"), "{said}");

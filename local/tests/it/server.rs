@@ -1,10 +1,13 @@
 //! Starting, stopping, files and modes.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use serde_json::json;
 
-use crate::harness::{PERSON, Server, clerk, command, fails, folder, start};
+use crate::{
+    harness::{PERSON, Server, clerk, command, fails, folder, start},
+    torture::under,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_right_after_an_acknowledged_save_loses_no_key_in_fifty_rounds() {
@@ -124,6 +127,82 @@ async fn debug_and_deploy_env_choose_the_mode() {
 }
 
 #[tokio::test]
+async fn backend_env_chooses_the_mode_where_the_environment_does_not() {
+    for (file, more, mode) in [
+        (
+            "DEBUG=true\n",
+            &[("DEPLOY_ENV", "render")][..],
+            "Local, since DEBUG=true in backend/.env",
+        ),
+        (
+            "DEPLOY_ENV=render\n",
+            &[],
+            "Production, since DEPLOY_ENV=render in backend/.env",
+        ),
+        (
+            "DEPLOY_ENV=render\n",
+            &[("DEPLOY_ENV", "local")],
+            "Local, since DEPLOY_ENV=local in the environment",
+        ),
+        ("", &[], "Local, since DEPLOY_ENV is not set"),
+    ] {
+        let folder = folder();
+        fs::create_dir(folder.path().join("backend")).unwrap();
+        fs::write(folder.path().join("backend/.env"), file).unwrap();
+        let mut command = command(folder.path(), &["--port", "0", "--in-memory"]);
+        clerk(&mut command).envs(more.iter().copied());
+        command.env("LOCAL_USER_ID", PERSON);
+        let server = start(&mut command);
+        assert!(
+            server.said.contains(&format!("mode   {mode}")),
+            "{}",
+            server.said
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_open_to_other_users_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let serve = command(
+        folder.path(),
+        &["--port", "0", "--sam", "127.0.0.1", "--sam-port", "0"],
+    );
+    let mut serve = under(&["sh", "-c", "umask 0; exec \"$@\"", "sh"], &serve);
+    let server = start(&mut serve);
+    assert_eq!(
+        server
+            .save(None, "gemini", "AQ.some-key-0123456789")
+            .await
+            .0,
+        200
+    );
+    let mut seen = Vec::new();
+    let mut folders = vec![folder.path().join(".local"), folder.path().join("backend")];
+    while let Some(path) = folders.pop() {
+        for entry in fs::read_dir(&path).unwrap() {
+            let file = entry.unwrap().path();
+            let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", file.display());
+            seen.push(file.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}", path.display());
+    }
+    for name in [
+        "lock",
+        "kms.json",
+        "dynamodb.sqlite",
+        "dynamodb.sqlite-wal",
+        ".env",
+        "sam-env.json",
+    ] {
+        assert!(seen.iter().any(|seen| seen == name), "{name} is not there");
+    }
+}
+
+#[tokio::test]
 async fn production_without_clerk_names_every_missing_variable() {
     let said = fails(&mut command(
         folder().path(),
@@ -138,8 +217,7 @@ async fn production_without_clerk_names_every_missing_variable() {
 async fn ctrl_c_stops_it_cleanly() {
     let folder = folder();
     let mut server = start(&mut command(folder.path(), &["--port", "0"]));
-    let pid = server.child.id().to_string();
-    Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    server.signal("-INT");
     assert!(server.child.wait().unwrap().success());
 }
 
@@ -242,12 +320,15 @@ async fn the_copilotkit_key_also_reaches_the_front_end_and_a_delete_takes_it_bac
     assert_eq!(list["configured_providers"], json!([]));
 }
 
-#[test]
-fn behind_a_proxy_it_says_what_to_set() {
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_asked_for_the_embedded_services() {
     let folder = folder();
     let mut command = command(folder.path(), &["--port", "0", "--in-memory"]);
-    let said = fails(command.env("HTTP_PROXY", "http://127.0.0.1:1"));
-    assert!(said.contains("NO_PROXY=127.0.0.1"), "{said}");
+    let server = start(command.env("HTTP_PROXY", "http://127.0.0.1:1"));
+    assert_eq!(
+        server.save(None, "exa", "exa-key-of-mine-0001").await.0,
+        200
+    );
 }
 
 #[tokio::test]

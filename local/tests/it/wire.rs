@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aws_sdk_dynamodb::config::{retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_dynamodb::config::{Credentials, retry::RetryConfig, timeout::TimeoutConfig};
 use embedded::Embedded;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -88,13 +88,19 @@ impl Wire {
         retries: RetryConfig,
         attempt: Option<Duration>,
     ) -> (Aws, [Self; 2]) {
+        let listening = services.listen_on_loopback().await.unwrap();
         let wires = [
-            Self::to(services.dynamodb_address).await,
-            Self::to(services.kms_address).await,
+            Self::to(listening.address).await,
+            Self::to(listening.address).await,
         ];
-        let [to_dynamodb, to_kms] = wires
-            .each_ref()
-            .map(|wire| format!("http://{}", wire.address));
+        let [to_dynamodb, to_kms] = wires.each_ref().map(|wire| {
+            listening.expect(wire.address);
+            format!("http://{}", wire.address)
+        });
+        let key = listening.access_key_id();
+        let credentials = Credentials::new(key, "not-verified", None, None, "wire");
+        // Not the services' own, which has no wire.
+        let http = aws_smithy_http_client::Builder::new().build_http();
         let retries = retries.with_max_attempts(3).with_initial_backoff(BACKOFF);
         let mut timeouts = TimeoutConfig::builder();
         timeouts.set_operation_attempt_timeout(attempt);
@@ -102,10 +108,13 @@ impl Wire {
         let dynamodb = services.dynamodb.config().to_builder();
         let dynamodb = dynamodb
             .endpoint_url(to_dynamodb)
+            .http_client(http.clone())
+            .credentials_provider(credentials.clone())
             .retry_config(retries.clone());
         let dynamodb = dynamodb.timeout_config(timeouts.clone()).build();
         let kms = services.kms.config().to_builder();
-        let kms = kms.endpoint_url(to_kms).retry_config(retries);
+        let kms = kms.endpoint_url(to_kms).http_client(http);
+        let kms = kms.credentials_provider(credentials).retry_config(retries);
         let kms = kms.timeout_config(timeouts).build();
         let aws = Aws::new(
             &aws_sdk_dynamodb::Client::from_conf(dynamodb),

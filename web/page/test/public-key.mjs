@@ -137,6 +137,7 @@ for (const [mode, open] of Object.entries(MODES)) {
       (await held.next()).letGo((route) => route.fulfill({ json: { message: "", provider: "copilotkit", status: "saved", key: { provider: "copilotkit", hint: "", kid: "01ARZ3NDEKTSV4RRFFQ69G5FAV", version: 1, check: "skipped" } } }));
       await settled(page);
       assert.equal(await anything(page), 0);
+      assert.deepEqual(await page.evaluate(() => window.told), [], "not for a moment");
       await page.context().close();
     });
   }

@@ -186,7 +186,8 @@ impl Bare {
     }
 
     async fn open(&self) -> Result<Value, Error> {
-        let row = self.row().await?.ok_or("no such key")?;
+        let ((), (), row) = try_join!(self.count("minute"), self.count("day"), self.row())?;
+        let row = row.ok_or("no such key")?;
         Ok(json!({"keys": {"gemini": {"api_key": self.opened(row).await?}}}))
     }
 

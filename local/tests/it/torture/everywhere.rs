@@ -103,7 +103,7 @@ impl Stage {
         let retries = RetryConfig::standard();
         let (wired, [dynamodb, kms]) = Wire::between(&services, retries, Some(ATTEMPT)).await;
         let provider = Wire::to(stand_in.address).await;
-        let url = format!("http://{}", provider.address);
+        let url = format!("http://{}{}", provider.address, stand_in.path());
         let more = [
             ("GEMINI_BASE_URL", url.as_str()),
             ("EXA_BASE_URL", url.as_str()),

@@ -27,11 +27,11 @@ fn b(bytes: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
 }
 
-/// The first of three free ports in a row, below those that the system gives away by itself.
+/// The first of two free ports in a row, below those that the system gives away by itself.
 fn free_ports() -> u16 {
     loop {
         let first = fastrand::u16(20_000..32_000);
-        let ports = first..first + 3;
+        let ports = first..first + 2;
         let listening = ports.map(|port| std::net::TcpListener::bind(("127.0.0.1", port)));
         if listening.collect::<Result<Vec<_>, _>>().is_ok() {
             return first;
@@ -63,7 +63,12 @@ impl Stage {
             &sam,
         ];
         let server = start(clerk(unlimited(&mut command(folder, &args))));
-        let credentials = || Credentials::new("x", "x", None, None, "test");
+        let settings = std::fs::read(folder.join(".local/sam-env.json")).unwrap();
+        let settings: Value = serde_json::from_slice(&settings).unwrap();
+        let id = settings["Parameters"]["AWS_ACCESS_KEY_ID"]
+            .as_str()
+            .unwrap();
+        let credentials = || Credentials::new(id, "x", None, None, "test");
         let dynamodb = aws_sdk_dynamodb::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
@@ -72,7 +77,7 @@ impl Stage {
         let kms = aws_sdk_kms::Config::builder()
             .behavior_version(aws_sdk_kms::config::BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
-            .endpoint_url(format!("http://127.0.0.1:{}", port + 1))
+            .endpoint_url(format!("http://127.0.0.1:{port}"))
             .credentials_provider(credentials());
         Self {
             server,
