@@ -87,7 +87,7 @@ class KeysUnavailable(UserApiKeysError):
 
 def _local_mode(token: str | None) -> bool:
     """Whether the keys are the developer's own. In doubt an error: else everybody would spend the operator's."""
-    # A back end that never calls load_dotenv() has these two in the file alone; in Production no file is read.
+    # A back end that never calls load_dotenv() has these two in the file alone. Where DEPLOY_ENV is set, no file is read.
     settings = os.environ if os.environ.get("DEPLOY_ENV") else {**_dotenv(), **_set(os.environ)}
     debug, deploy_env = settings.get("DEBUG"), settings.get("DEPLOY_ENV") or ""
     meant = deploy_env.strip().casefold()
@@ -140,7 +140,7 @@ class UserAPIKeyContext:
     """The keys of one person. Opened one by one, when they are asked for, and forgotten at the end."""
 
     def __init__(self, user_id: str | None = None, *, token: str | None = None, purpose: str = "back end") -> None:
-        """``purpose`` (1 to 100 characters) stands on the person's own audit trail."""
+        """``purpose`` (1 to 100 characters) stands on the person's own audit log."""
         self.user_id = user_id
         # An empty one is one that the caller meant to give: refused, not left out.
         self._token = _token.get() if token is None else token

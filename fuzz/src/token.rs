@@ -24,6 +24,7 @@ static AUTH: LazyLock<Auth> = LazyLock::new(|| {
         issuer: ISSUER.to_owned(),
         authorized_parties: vec![PARTY.to_owned()],
         audience: None,
+        only_user: None,
     };
     Auth::new(Mode::Production, Some(&clerk)).unwrap()
 });

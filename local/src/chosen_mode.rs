@@ -38,7 +38,7 @@ impl ChosenMode {
             if let Some(value) = environment(name) {
                 return Some(found(value, "in the environment".to_owned()));
             }
-            // A file that cannot be read is reported by the first request that needs a key.
+            // In Local mode a file that cannot be read is in the log as soon as the functions start.
             let value = backend.get(name).ok()??;
             Some(found(value, format!("in {}", file.display())))
         };

@@ -1,7 +1,7 @@
 //! Whose process is at the other end of a connection on this machine.
 //!
-//! Local mode has one person and no sign-in, so what is open to every process on the machine would be open
-//! to every account on it. Linux says in `/proc/net/tcp` whose each socket is.
+//! Local mode has one user and mostly no sign-in, so what is open to every process on the machine would be
+//! open to every account on it. Linux lists every socket with its owner in `/proc/net/tcp`.
 //!
 //! Source: <https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html>.
 

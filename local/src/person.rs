@@ -31,7 +31,7 @@ pub struct ExportArgs {
     /// Whose: a Clerk user id.
     #[arg(long)]
     user: String,
-    /// With the keys in clear. Each is on the person's audit trail.
+    /// With the keys in clear. Each is on the person's audit log.
     #[arg(long)]
     reveal: bool,
     #[command(flatten)]

@@ -36,12 +36,12 @@ use user_api_keys::{
 
 use crate::neighbours;
 
-/// From the last answer's end to its last byte on the wire, and from a connection's end to the work behind
-/// it having noticed and counted what it used.
+/// Time for the last answer's bytes to be sent, and, after connections were cut, for handlers to notice and
+/// record the tokens they used.
 const LAST_BYTES: Duration = Duration::from_millis(200);
-const NOT_YOURS: &str = "Another user's process may not call: Local mode answers to the user who started \
-                         the server, without signing in. Start it with --allow-other-users to let every \
-                         user of this machine in.";
+const NOT_YOURS: &str = "Another user's process may not call: in Local mode only processes of the user who \
+                         started the server may. Start it with --allow-other-users to let every user of \
+                         this machine in.";
 
 /// Which processes may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

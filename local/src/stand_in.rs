@@ -1,4 +1,4 @@
-//! A stand-in for the providers on loopback: answers every prompt in each one's own form, streamed,
+//! A stand-in for the providers on this machine: answers every prompt in each one's own form, streamed,
 //! and remembers which key it came with; says of every provider's key whether it works; and finds two
 //! pages in Exa's place.
 //!
@@ -46,7 +46,7 @@ pub struct Seen {
 /// A stand-in; it answers wherever its router is served.
 #[derive(Clone)]
 pub struct StandIn {
-    /// Where it listens, if it has a port of its own.
+    /// Where it is served: on the server's port, or on one of its own.
     pub address: SocketAddr,
     path: String,
     seen: Arc<Mutex<Vec<Seen>>>,

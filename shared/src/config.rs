@@ -407,7 +407,8 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         models
     }
 
-    /// Whoever sets these receives users' keys: they are for machines that are surely no Lambda.
+    /// Whoever sets these receives users' keys. A real Lambda refuses them in [`Self::redirects`]; here they
+    /// are refused to what may be one.
     fn base_urls(&mut self, perhaps_lambda: bool) -> Vec<(Provider, String)> {
         let mut base_urls = Vec::new();
         for &provider in Provider::ALL {
@@ -609,7 +610,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         })
     }
 
-    /// Keys in `.env` belong to whoever is on this machine, so signing in must not make others of them.
+    /// Keys in `.env` belong to one developer; without this, everybody who signs in would use them.
     fn only_user(&mut self, mode: Mode) -> Option<UserId> {
         if mode == Mode::Production {
             return None;

@@ -193,7 +193,8 @@ impl DeveloperKeys {
             .ok()
     }
 
-    /// Whether a save of `new` would be what is used from then on; `None` is a key that is not known here.
+    /// Whether `new`, once it is saved, is the key that is used; `None` stands for one whose text is not known
+    /// here, as in a restore.
     ///
     /// # Errors
     /// The key that would be used in its place.
@@ -295,8 +296,8 @@ fn stays(file: &DotenvFile, variable: &'static str, error: DotenvError) -> Still
     }
 }
 
-/// A file without such a key, and what is no file, are as good as changed; one that cannot be read now
-/// can be tomorrow.
+/// No error where the file holds no usable key of that name, or is not a regular file. One that cannot be
+/// read is an error: its key would be used as soon as it can.
 fn take_out(file: &DotenvFile, name: &'static str) -> Result<(), StillInForce> {
     let Err(error) = file.remove(name) else {
         return Ok(());

@@ -236,7 +236,7 @@ impl DotenvFile {
         Ok(disk::left_behind(&self.path, is_copy)?)
     }
 
-    /// Takes it away.
+    /// Deletes what [`Self::left_behind`] finds.
     ///
     /// # Errors
     /// [`DotenvError`]

@@ -77,7 +77,7 @@ pub struct Call<A> {
     pub user: User,
     /// When it arrived.
     pub now: OffsetDateTime,
-    /// What the log and the audit trail call it.
+    /// What the log and the audit log call it.
     pub request_id: String,
     query: String,
     headers: HeaderMap,
@@ -386,7 +386,7 @@ impl<A> Call<A> {
         }
     }
 
-    /// What the audit trail will say of this call.
+    /// What the audit log will say of this call.
     #[must_use]
     pub fn event<'a>(
         &'a self,

@@ -1,7 +1,7 @@
 //! How many streamed answers a user has open at once.
 //!
 //! A stream can hold an instance for minutes, so a count of calls a minute does not keep one user from
-//! taking all of them. Each user has a few places in one item, each held by a lease of [`LEASE`] that is
+//! taking all of them. Each user has a few places in one item, each held by a lease of thirty seconds that is
 //! renewed while the stream is open: a place comes back when its stream ends, and by itself when the
 //! instance dies.
 

@@ -162,7 +162,7 @@ pub(crate) fn opened(function: &'static str, provider: Provider) {
     counter!("keys_opened").increment(1);
 }
 
-/// What was done with a key is not on its owner's audit trail, or not how it ended.
+/// What was done with a key is not on its owner's audit log, or not how it ended.
 pub(crate) fn not_audited(function: &'static str) {
     counter!("audit_failures", "function" => function).increment(1);
 }

@@ -23,7 +23,7 @@ use user_api_keys::{
     user_api_keys::{KeyAccess, KeyError, UserApiKeys},
 };
 
-/// Its name on Lambda and in the audit trail.
+/// Its name on Lambda and in the audit log.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// Keys under way at once: what waits for its turn is not held up long.

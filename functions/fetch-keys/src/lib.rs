@@ -41,7 +41,7 @@ pub enum Action {
     Onboarding,
     /// Whether the required keys are there and not known to be bad.
     Validate,
-    /// The person's own audit trail.
+    /// The person's own audit log.
     Audit,
     /// What the person's keys were spent on.
     Usage,
@@ -88,7 +88,7 @@ const fn looks(method: Method, path: &'static str, action: Action) -> Route<Acti
     }
 }
 
-/// Its name on Lambda and in the audit trail.
+/// Its name on Lambda and in the audit log.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// Its part of the OpenAPI description.
@@ -342,7 +342,7 @@ async fn validate(deps: &Deps, call: &Call<Action>) -> Result<Response<Body>, Pr
     })
 }
 
-/// Read one's own audit trail.
+/// Read one's own audit log.
 ///
 /// One `Query`.
 #[utoipa::path(

@@ -46,7 +46,7 @@ pub const ROUTES: &[Route<Action>] = &[Route {
     effect: Effect::ReadsThenActs,
 }];
 
-/// Its name on Lambda and in the audit trail.
+/// Its name on Lambda and in the audit log.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// Its part of the OpenAPI description.

@@ -1,7 +1,7 @@
 //! Plaintext keys for the app's other back ends. Invoked with IAM, never over HTTP.
 //!
 //! The person's own session token proves that they are there. Every key that is handed out is on
-//! their audit trail first, with the purpose.
+//! their audit log first, with the purpose.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ use user_api_keys::{
     user_api_keys::{KeyAccess, UserApiKeys},
 };
 
-/// Its name on Lambda and in the audit trail.
+/// Its name on Lambda and in the audit log.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
 const PURPOSE_MAX_CHARS: usize = 100;
 /// All this function can reach.
@@ -204,7 +204,12 @@ async fn for_themselves(deps: &Deps, user: &User, event: &audit::Event<'_>) -> R
         return Ok(());
     };
     let actor = hashed_text(&deps.deploy_env, actor.as_str());
-    tracing::warn!(actor, function = NAME, "impersonation");
+    tracing::warn!(
+        actor,
+        function = NAME,
+        request_id = event.request_id,
+        "impersonation"
+    );
     deps.access.audit.note(user, event, Outcome::Refused).await;
     let detail = "Who is signed in on somebody's behalf cannot open keys.";
     Err(Problem::new(Code::Forbidden, detail))

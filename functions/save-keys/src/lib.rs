@@ -91,7 +91,7 @@ const fn route(method: Method, path: &'static str, action: Action) -> Route<Acti
     }
 }
 
-/// Its name on Lambda and in the audit trail.
+/// Its name on Lambda and in the audit log.
 pub const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// Its part of the OpenAPI description.

@@ -34,6 +34,8 @@ const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const MATERIAL_BYTES: usize = 32;
 const DATABASE: &str = "dynamodb.sqlite";
 const KMS_KEYS: &str = "kms.json";
+/// How a file's name begins until it is whole.
+const NEW: &str = ".new-";
 /// What SQLite puts beside it, with the same mode.
 const BESIDE_DATABASE: [&str; 3] = [
     "dynamodb.sqlite-wal",
@@ -81,11 +83,14 @@ impl Folder {
         let (itself, path) = folder(path)?;
         let (lock, _) = file(&itself, &path, "lock", OFlags::CREATE)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path,
-                itself,
-                _lock: lock,
-            }),
+            Ok(()) => {
+                remove_new(&path)?;
+                Ok(Self {
+                    path,
+                    itself,
+                    _lock: lock,
+                })
+            }
             Err(TryLockError::WouldBlock) => Err(StartError::InUse(path)),
             Err(TryLockError::Error(source)) => Err(StartError::File { path, source }),
         }
@@ -168,6 +173,7 @@ fn replace(folder: &File, path: &Path, name: &str, bytes: &[u8]) -> Result<PathB
     let to = path.join(name);
     let write = || {
         let mut file = tempfile::Builder::new()
+            .prefix(NEW)
             .permissions(Permissions::from_mode(0o600))
             .tempfile_in(path)?;
         file.write_all(bytes)?;
@@ -179,6 +185,27 @@ fn replace(folder: &File, path: &Path, name: &str, bytes: &[u8]) -> Result<PathB
         Ok(()) => Ok(to),
         Err(source) => Err(StartError::File { path: to, source }),
     }
+}
+
+/// Takes away what a start that was killed while it wrote left here: it may hold key material.
+fn remove_new(path: &Path) -> Result<(), StartError> {
+    let remove = || {
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            // As it was called before: six random letters.
+            let old = name.len() == 10 && name.starts_with(b".tmp");
+            if name.starts_with(NEW.as_bytes()) || old {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    remove().map_err(|source| StartError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Opens a folder that is ours alone to change, made if need be.
@@ -443,6 +470,20 @@ mod tests {
         for name in ["lock", KMS_KEYS, DATABASE] {
             assert_eq!(mode(&place.path().join("data").join(name)), 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_start_left_half_written_is_gone_at_the_next() {
+        let (place, done) = opened(|folder| {
+            open(folder).unwrap();
+            for name in [".new-a1B2c3", ".tmpa1B2c3", ".tmp-of-somebody-else"] {
+                fs::write(folder.join(name), "material").unwrap();
+            }
+        });
+        assert_eq!(done, Ok(()));
+        let there = |name| place.path().join("data").join(name).exists();
+        assert!(!there(".new-a1B2c3") && !there(".tmpa1B2c3"));
+        assert!(there(".tmp-of-somebody-else") && there(KMS_KEYS));
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::{
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hyper::{
-    HeaderMap, Method, Request,
-    header::{AUTHORIZATION, HOST, HeaderName, HeaderValue},
+    Method, Request,
+    header::{AUTHORIZATION, HOST, HeaderValue},
 };
-use user_api_keys::origin::Origins;
+use user_api_keys::origin::{Origins, one};
 
 /// The rules of one listener.
 pub(crate) struct Gate {
@@ -81,12 +81,6 @@ impl Gate {
             verify_slices_are_equal(id.as_bytes(), self.access_key_id.as_bytes()).is_ok()
         })
     }
-}
-
-/// The value of a header that stands there exactly once.
-fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Read one's own audit trail.
+         * Read one's own audit log.
          * @description One `Query`.
          */
         get: operations["trail"];
